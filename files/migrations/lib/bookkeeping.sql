@@ -1,0 +1,82 @@
+-- What the migrations know about themselves. Lives outside the four schemas of
+-- the contract; created where absent, so that every migration finds it.
+CREATE SCHEMA IF NOT EXISTS migration;
+
+CREATE TABLE IF NOT EXISTS migration.ledger (
+    file TEXT PRIMARY KEY,
+    checksum TEXT NOT NULL,
+    applied_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    applied_by TEXT NOT NULL DEFAULT session_user,
+    duration INTERVAL
+);
+
+-- One row a bot and staging run. snapshot_at: everything the source had
+-- acknowledged before this moment is in the snapshot. merged_at: when its rows
+-- became visible in the unified tables; NULL until then.
+CREATE TABLE IF NOT EXISTS migration.runs (
+    run_id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    bot_id TEXT NOT NULL,
+    source TEXT NOT NULL,
+    started_at TIMESTAMPTZ NOT NULL,
+    snapshot_at TIMESTAMPTZ NOT NULL,
+    staged_at TIMESTAMPTZ NOT NULL,
+    merged_at TIMESTAMPTZ,
+    accepted_rejects INTEGER,
+    notes JSONB NOT NULL DEFAULT '{}',
+    result JSONB
+);
+CREATE INDEX IF NOT EXISTS runs_bot ON migration.runs (bot_id, run_id DESC);
+
+-- The rows of a bot's last snapshot that could not be migrated.
+CREATE TABLE IF NOT EXISTS migration.rejects (
+    reject_id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id BIGINT NOT NULL REFERENCES migration.runs (run_id),
+    bot_id TEXT NOT NULL,
+    source_table TEXT NOT NULL,
+    source_id TEXT NOT NULL,
+    "row" JSONB NOT NULL,
+    reason TEXT NOT NULL,
+    rejected_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    UNIQUE (bot_id, source_table, source_id)
+);
+
+-- Computed by the source, or from its rows as they were read: what the target
+-- is verified against. sums, minima and maxima are objects by source column.
+CREATE TABLE IF NOT EXISTS migration.source_statistics (
+    run_id BIGINT NOT NULL REFERENCES migration.runs (run_id),
+    source_table TEXT NOT NULL,
+    row_count BIGINT NOT NULL,
+    sums JSONB NOT NULL,
+    minima JSONB NOT NULL,
+    maxima JSONB NOT NULL,
+    PRIMARY KEY (run_id, source_table)
+);
+
+CREATE OR REPLACE FUNCTION migration.check_ledger(name text, actual text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    entry migration.ledger;
+BEGIN
+    IF actual !~ '^[0-9a-f]{64}$' THEN
+        RAISE EXCEPTION '% is not in the migrations folder mounted into the container: expected the same files there as in database/migrations; run playbooks/phase2_data_migration.yml',
+            name;
+    END IF;
+    SELECT * INTO entry FROM migration.ledger WHERE file = name;
+    IF NOT FOUND THEN
+        IF name <> '001_unified_schema.sql' AND NOT EXISTS (SELECT FROM migration.ledger WHERE file = '001_unified_schema.sql') THEN
+            RAISE EXCEPTION '% needs the unified schema, which is not there: run 001_unified_schema.sql first', name;
+        END IF;
+        RETURN false;
+    END IF;
+    IF entry.checksum <> actual THEN
+        RAISE EXCEPTION '% was applied on % with checksum %, but the file now has checksum %: an applied migration is immutable; restore the file, or put the change into a new migration. Nothing was changed.',
+            name, entry.applied_at, left(entry.checksum, 12), left(actual, 12);
+    END IF;
+    RETURN true;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION migration.record_applied(name text, actual text, started timestamptz) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO migration.ledger (file, checksum, duration)
+    VALUES (name, actual, clock_timestamp() - started)
+    ON CONFLICT (file) DO NOTHING
+$$;
