@@ -1,0 +1,78 @@
+"""A bot's own record of the writes its database acknowledged.
+
+Kept outside every database, one JSON object a line, synced to disk before the
+bot goes on: {"seq", "at", "table", "id", "op", "row"}. `at` is UTC and taken
+after the commit, so a row that a later snapshot misses is a lost row.
+"""
+
+import json
+import os
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+
+
+def exact(value):
+    """The value as JSON that loses nothing: a Decimal and a time become text,
+    a float stays a number in its shortest repr."""
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    return value
+
+
+class Journal:
+    def __init__(self, path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._cut_torn_line()
+        self._file = open(self.path, "ab", buffering=0)
+        self._seq = 0
+
+    def append(self, table, row, op):
+        """Record `row`, as it is stored now. Returns after it reached the disk."""
+        self._seq += 1
+        entry = {
+            "seq": self._seq,
+            "at": datetime.now(timezone.utc).isoformat(),
+            "table": table,
+            "id": row["id"],
+            "op": op,
+            "row": {name: exact(value) for name, value in row.items()},
+        }
+        self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        os.fsync(self._file.fileno())
+
+    def recent(self, limit=2000):
+        """The latest entry of each row among the last `limit` lines."""
+        lines = self.path.read_bytes().splitlines()[-limit:]
+        entries = [json.loads(line) for line in lines]
+        return {(entry["table"], entry["id"]): entry for entry in entries}
+
+    def recover(self, read_back):
+        """Record rows whose last commit was acknowledged, but not journaled
+        any more because the bot was killed in between.
+
+        `read_back(table, journaled_row)` returns the row as it is stored now,
+        or None where it is gone.
+        """
+        for (table, _), entry in self.recent().items():
+            row = read_back(table, entry["row"])
+            if row is None:
+                continue
+            if {name: exact(value) for name, value in row.items()} != entry["row"]:
+                self.append(table, row, "recover")
+
+    def close(self):
+        self._file.close()
+
+    def _cut_torn_line(self):
+        """Drop what a kill in the middle of a write left behind."""
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with open(self.path, "r+b") as journal:
+                journal.truncate(whole)
