@@ -51,7 +51,10 @@ STEPS = [
         "Create the production host",
         *("ansible-playbook", "tests/testbed/create.yml", "-e", f"testbed_host={HOST}"),
     ),
-    playbook("Install the legacy system with live bots", "tests/legacy/install.yml"),
+    playbook(
+        "Install the legacy system with live bots",
+        *("tests/legacy/install.yml", "-e", "@tests/legacy/demo_history.yml"),
+    ),
     playbook("Preflight", "playbooks/preflight.yml"),
     playbook("Phase 1: infrastructure", "playbooks/phase1_infrastructure.yml"),
     playbook("Phase 2: data migration", "playbooks/phase2_data_migration.yml"),
