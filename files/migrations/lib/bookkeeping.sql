@@ -80,3 +80,27 @@ CREATE OR REPLACE FUNCTION migration.record_applied(name text, actual text, star
     VALUES (name, actual, clock_timestamp() - started)
     ON CONFLICT (file) DO NOTHING
 $$;
+
+-- Which view of staged rows goes into which table. `keys` are the natural key;
+-- NULL: a row is found by the legacy table and id in its metadata.
+CREATE TABLE IF NOT EXISTS migration.mappings (
+    bot_type TEXT NOT NULL,
+    step INTEGER NOT NULL,
+    source_table TEXT NOT NULL,
+    source_view TEXT NOT NULL,
+    target_table TEXT NOT NULL,
+    keys TEXT[],
+    PRIMARY KEY (bot_type, step)
+);
+
+-- Whether a column of so many digits before and after the point holds the value.
+CREATE OR REPLACE FUNCTION migration.fits(value numeric, bound numeric, places integer) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT value IS NULL OR (value <> 'NaN' AND abs(value) < bound AND value = round(value, places))
+$$;
+
+-- Money computed here from migrated amounts: NULL rather than an overflow.
+CREATE OR REPLACE FUNCTION migration.money(value numeric) RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN abs(value) < 1000000000000 THEN value END
+$$;
