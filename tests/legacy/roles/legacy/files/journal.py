@@ -27,7 +27,7 @@ class Journal:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._cut_torn_line()
-        self._file = open(self.path, "ab", buffering=0)
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._seq = 0
 
     def append(self, table, row, op):
@@ -41,8 +41,8 @@ class Journal:
             "op": op,
             "row": {name: exact(value) for name, value in row.items()},
         }
-        self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-        os.fsync(self._file.fileno())
+        os.write(self._file, json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        os.fsync(self._file)
 
     def recent(self, limit=2000):
         """The latest entry of each row among the last `limit` lines."""
@@ -65,7 +65,7 @@ class Journal:
                 self.append(table, row, "recover")
 
     def close(self):
-        self._file.close()
+        os.close(self._file)
 
     def _cut_torn_line(self):
         """Drop what a kill in the middle of a write left behind."""

@@ -169,9 +169,7 @@ def seed(conn, seed_number, trades, snapshots, events, risk_events):
                 conn, "daily_snapshots", make_snapshots(random.Random(seed_number + 1), snapshots)
             ),
             "system_events": insert(conn, "system_events", make_events(random.Random(seed_number + 2), events)),
-            "risk_events": insert(
-                conn, "risk_events", make_risk_events(random.Random(seed_number + 3), risk_events)
-            ),
+            "risk_events": insert(conn, "risk_events", make_risk_events(random.Random(seed_number + 3), risk_events)),
         }
         conn.execute("PRAGMA user_version = 1")
     return counts

@@ -68,7 +68,9 @@ class Bot:
         if number % 5 == 0:
             self.snapshot()
         if number % 7 == 0:
-            self.database.log_risk_event("MAX_POSITIONS", random.random() * 3, 3, random.choice([None, "Entry refused"]))
+            self.database.log_risk_event(
+                "MAX_POSITIONS", random.random() * 3, 3, random.choice([None, "Entry refused"])
+            )
             self.journal.append("risk_events", self.reader.latest("risk_events"), "insert")
         if number % 60 == 0:
             print(self.database.get_performance_stats(days=1), flush=True)

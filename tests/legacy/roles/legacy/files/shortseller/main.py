@@ -25,6 +25,7 @@ MARKET = {
     "XRPUSDT": 0.52345678,
     "1000PEPEUSDT": 0.00912345,
 }
+OUTCOMES = ["filled", "partially_filled", "cancelled", "rejected", "expired"]
 NOTES = [None, None, None, "Überkauft 📉 – short", "tab\tand\nnewline", "\\N", 'said "no"; it\'s fine']
 
 
@@ -74,11 +75,11 @@ class Bot:
 
     def fill_pending(self):
         for trade in self.trades.get_pending_trades():
-            outcome = random.choices(["filled", "partially_filled", "cancelled", "rejected", "expired"], [90, 3, 3, 2, 2])
+            status = random.choices(OUTCOMES, [90, 3, 3, 2, 2])[0]
             fees = money(float(trade["quantity"] * trade["price"]) * 0.00055)
-            row = self.trades.update_trade_status(trade["id"], outcome[0], fees)
+            row = self.trades.update_trade_status(trade["id"], status, fees)
             self.note("trades", row, "update")
-            if outcome[0] == "filled":
+            if status == "filled":
                 self.unsettled.append(row)
 
     def settle(self):

@@ -136,8 +136,7 @@ class TradeDatabase:
 
     def get_open_trades(self, mode=None):
         return self._read(
-            "SELECT * FROM trades WHERE exit_time IS NULL AND mode = coalesce(?, mode)"
-            " ORDER BY entry_time DESC",
+            "SELECT * FROM trades WHERE exit_time IS NULL AND mode = coalesce(?, mode) ORDER BY entry_time DESC",
             (mode,),
         )
 
@@ -188,15 +187,13 @@ class TradeDatabase:
         if details is not None and not isinstance(details, str):
             details = json.dumps(details)
         self._write(
-            "INSERT INTO system_events (event_time, event_type, event_level, message, details)"
-            " VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO system_events (event_time, event_type, event_level, message, details) VALUES (?, ?, ?, ?, ?)",
             (str(datetime.now()), event_type, level, message, details),
         )
 
     def get_recent_events(self, limit=100, level=None):
         return self._read(
-            "SELECT * FROM system_events WHERE event_level = coalesce(?, event_level)"
-            " ORDER BY event_time DESC LIMIT ?",
+            "SELECT * FROM system_events WHERE event_level = coalesce(?, event_level) ORDER BY event_time DESC LIMIT ?",
             (level, limit),
         )
 
@@ -210,8 +207,7 @@ class TradeDatabase:
     def get_performance_stats(self, mode=None, days=None) -> dict:
         since = str(datetime.now() - timedelta(days=days)) if days else ""
         trades = self._read(
-            "SELECT * FROM trades WHERE exit_time IS NOT NULL AND mode = coalesce(?, mode)"
-            " AND exit_time >= ?",
+            "SELECT * FROM trades WHERE exit_time IS NOT NULL AND mode = coalesce(?, mode) AND exit_time >= ?",
             (mode, since),
         )
         pnls = [trade["pnl_usd"] or 0 for trade in trades]

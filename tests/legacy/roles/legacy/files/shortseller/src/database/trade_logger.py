@@ -49,9 +49,7 @@ class TradeLogger:
         )
 
     def get_pending_trades(self, limit=3):
-        return self._fetch(
-            "SELECT * FROM trading.trades WHERE status = 'pending' ORDER BY id DESC LIMIT %s", (limit,)
-        )
+        return self._fetch("SELECT * FROM trading.trades WHERE status = 'pending' ORDER BY id DESC LIMIT %s", (limit,))
 
     def open_position(self, symbol, side, size, price, stop_loss, take_profit, leverage):
         return self._one(
