@@ -433,6 +433,15 @@ def inventory_findings(facts: Facts, expected: Facts) -> Iterator[Finding]:
                     "one bot each",
                     f"Make each {key} in `bots` of {inventory} unique.",
                 )
+    for zone in sorted({str(bot.get("timezone", "UTC")) for bot in bots} - {"UTC", *facts["zones"]}):
+        if zone_known(zone):
+            yield finding(
+                BLOCKER,
+                f"time zone data for {zone}",
+                "none on the host",
+                "there: the migration reads naive times on the host",
+                "apt-get install tzdata (tzdata-legacy for an old name).",
+            )
     for number, bot in enumerate(bots, start=1):
         problems = list(bot_problems(bot, zones))
         name = f"inventory of bot {bot.get('id') or f'number {number}'}"
@@ -617,8 +626,8 @@ def schema_findings(bot_id: str, source: Facts, schema: Facts, prefix: str, expe
                 fact,
                 f"has unexpected column {names(extra)}",
                 f"columns {names(columns)}",
-                "It has no place in the unified schema and is not migrated: keep the legacy backup"
-                " of phase 2, or extend files/migrations first.",
+                "None needed: its values go into each row's metadata, under legacy. Where the unified"
+                " schema has a better place for them, extend files/migrations first.",
             )
     if as_expected:
         number = len(schema["tables"])

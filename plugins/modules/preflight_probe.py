@@ -44,6 +44,7 @@ import sys
 import tempfile
 import time
 import urllib.parse
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 COMMAND_SECONDS = 60
 STATEMENT_SECONDS = 300
 TIME_SERVICES = ("chronyd", "ntpd", "openntpd", "systemd-timesyn")
+ZONES = "/usr/share/zoneinfo"
 CLIENTS = ("psql", "redis-cli", "influx")
 WEEKS_OF_OFFSETS = 104
 OBSERVED_ROWS = 50
@@ -212,6 +214,11 @@ def time_facts(names: dict[str, str]) -> Facts:
         "synchronized": shown.get("NTPSynchronized") == "yes" if code == 0 else None,
         "error": "" if code == 0 else last_line(error),
     }
+
+
+def zones_known(zones: Iterable[str]) -> list[str]:
+    """Those of the time zones that the host has data for."""
+    return sorted(zone for zone in set(zones) if os.path.isfile(os.path.join(ZONES, zone)))
 
 
 def docker_facts() -> Facts:
@@ -428,13 +435,13 @@ def read_sqlite(path: str, schema: Facts, lock_seconds: float) -> Facts:
     if header and not header.startswith(b"SQLite format 3\x00"):
         return {"state": "corrupt", "error": "file is not a database"}
     wal_mode = header[18:20] == b"\x02\x02"
-    has_wal = os.path.exists(path + "-wal") and os.path.getsize(path + "-wal") > 0
-    has_shm = os.path.exists(path + "-shm")
-    if wal_mode and has_wal and not has_shm:
+    wal, shm = path + "-wal", path + "-shm"
+    if wal_mode and not (os.path.exists(wal) and os.path.exists(shm)):
+        # Without shared memory nobody has it open, or one process all for itself.
         if write_locked(path):
             return {"state": "locked", "error": "a process holds it exclusively"}
-        return read_sqlite_copy(path, schema)
-    if wal_mode and (not os.path.exists(path + "-wal") or not has_shm):
+        if os.path.exists(wal) and os.path.getsize(wal) > 0:
+            return read_sqlite_copy(path, schema)
         connection = open_sqlite(path, "immutable=1")
     else:
         connection = open_sqlite(path, "readonly_shm=1")
@@ -474,6 +481,18 @@ def read_sqlite_copy(path: str, schema: Facts) -> Facts:
     return facts
 
 
+def limit_statement(connection: sqlite3.Connection, seconds: float | None) -> None:
+    """Have the next statement broken off after this time.
+
+    With a rollback journal a long read keeps the bot from committing.
+    """
+    if seconds is None:
+        connection.set_progress_handler(None, 0)
+        return
+    deadline = time.monotonic() + seconds
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, 10000)
+
+
 def inspect_sqlite(connection: sqlite3.Connection, schema: Facts, lock_seconds: float | None) -> Facts:
     facts: Facts = {"state": "ok", "columns": {}, "unknown": [], "observed": []}
     names = connection.execute(
@@ -482,26 +501,22 @@ def inspect_sqlite(connection: sqlite3.Connection, schema: Facts, lock_seconds: 
     for (table,) in names.fetchall():
         columns = connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
         facts["columns"][table] = [name for (name,) in columns]
-    if lock_seconds is not None:
-        # With a rollback journal a long read keeps the bot from committing.
-        deadline = time.monotonic() + lock_seconds
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, 10000)
     try:
+        limit_statement(connection, lock_seconds)
         problems = [text for (text,) in connection.execute("PRAGMA integrity_check(3)")]
         if problems != ["ok"]:
-            facts["state"] = "corrupt"
-            facts["error"] = " / ".join(" ".join(text.split()) for text in problems)
+            error = " / ".join(" ".join(text.split()) for text in problems)
+            return dict(facts, state="corrupt", error=error)
+        for table, column, allowed in checked_columns(schema, facts["columns"]):
+            limit_statement(connection, lock_seconds)
+            rows = connection.execute(unknown_values_sql(f'"{table}"', column, allowed)).fetchall()
+            if rows:
+                facts["unknown"].append(unknown_values(table, column, rows))
     except sqlite3.OperationalError as error:
         if "interrupted" not in str(error):
             raise
         facts["state"] = "unchecked"
-    connection.set_progress_handler(None, 0)
-    if facts["state"] == "corrupt":
-        return facts
-    for table, column, allowed in checked_columns(schema, facts["columns"]):
-        rows = connection.execute(unknown_values_sql(f'"{table}"', column, allowed)).fetchall()
-        if rows:
-            facts["unknown"].append(unknown_values(table, column, rows))
+    limit_statement(connection, None)
     if {"entry_time", "created_at", "id"} <= set(facts["columns"].get("trades", [])):
         facts["observed"] = observed_offsets(
             connection.execute(
@@ -593,6 +608,7 @@ def probe(parameters: Facts) -> Facts:
             "command": shutil.which("python"),
         },
         "apt": shutil.which("apt-get"),
+        "zones": zones_known(str(bot.get("timezone")) for bot in parameters["bots"]),
         "clients": {name: shutil.which(name) for name in CLIENTS},
         "docker": docker,
         "account": account_facts(parameters["base_owner"]),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "files/migrations/legacy_schema.json").read_text())
@@ -64,6 +65,7 @@ def facts() -> dict[str, Any]:
         "user": "root",
         "python": {"version": "3.13.5", "path": "/usr/bin/python3", "command": None},
         "apt": "/usr/bin/apt-get",
+        "zones": ["Europe/Berlin", "UTC"],
         "clients": {"psql": None, "redis-cli": None, "influx": None},
         "docker": {
             "path": "/usr/bin/docker",
@@ -458,6 +460,13 @@ def test_a_zone_is_less_urgent_where_no_naive_time_is_read(facts: Any, expected:
     only(facts, expected, "time zone of shortseller_001", "warning")
 
 
+def test_a_host_without_time_zone_data(facts: Any, expected: Any) -> None:
+    expected["bots"][2]["timezone"] = "Europe/Berlin"
+    facts["bots"][2]["offsets"] = []
+    facts["zones"] = []
+    assert "tzdata" in only(facts, expected, "time zone data for Europe/Berlin", "blocker")
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [
@@ -529,6 +538,13 @@ def test_secrets_that_are_incomplete_or_open(facts: Any, expected: Any) -> None:
     facts["env_file"]["keys"] = {"POSTGRES_PASSWORD": False}
     text = only(facts, expected, "secrets of an earlier run", "blocker")
     assert "lacks POSTGRES_PASSWORD, REDIS_PASSWORD" in text
+
+
+def test_it_asks_for_the_keys_that_the_secrets_role_writes() -> None:
+    defaults = yaml.safe_load((ROOT / "roles/preflight/defaults/main.yml").read_text())
+    secrets = yaml.safe_load((ROOT / "roles/secrets/vars/main.yml").read_text())
+    written = {*secrets["_secrets_keys"], *secrets["_secrets_settings"]}
+    assert set(defaults["preflight_env_keys"]) == written
 
 
 def test_a_container_name_that_is_taken(facts: Any, expected: Any) -> None:

@@ -131,6 +131,7 @@ def test_a_bot_in_the_middle_of_a_transaction(database: Path) -> None:
     [
         ("delete", ["BEGIN EXCLUSIVE"]),
         ("wal", ["PRAGMA locking_mode = EXCLUSIVE", "INSERT INTO trades (side) VALUES ('buy')"]),
+        ("wal", ["PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE"]),
     ],
 )
 def test_a_locked_database(database: Path, journal: str, statements: list[str]) -> None:
