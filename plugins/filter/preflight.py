@@ -359,8 +359,7 @@ def legacy_container_findings(facts: Facts, expected: Facts) -> Iterator[Finding
         return
     held = {container["name"]: container for container in facts["containers"]}
     for bot in expected["bots"]:
-        legacy = bot.get("legacy") or {}
-        name = legacy.get("container")
+        name = legacy_of(bot).get("container")
         if not name:
             continue
         fact, container = f"legacy container {name}", held.get(name)
@@ -394,6 +393,13 @@ def legacy_container_findings(facts: Facts, expected: Facts) -> Iterator[Finding
             )
         else:
             yield finding(OK, fact, f"running, restart policy {container['restart']}", "running")
+
+
+def legacy_of(bot: Facts, source: str = "") -> Facts:
+    """What the inventory says of a bot's legacy, or of one source; empty where it is no mapping."""
+    legacy = bot.get("legacy")
+    part = legacy.get(source) if source and isinstance(legacy, Mapping) else legacy
+    return part if isinstance(part, Mapping) else {}
 
 
 def zone_known(zone: Any) -> bool:
@@ -462,7 +468,7 @@ def bot_problems(bot: Facts, zones: bool) -> Iterator[tuple[str, str]]:
     if kind not in SOURCES:
         yield f"unknown bot type {kind!r}", f"one of {names(SOURCES)}"
     elif source := SOURCES[kind]:
-        given = (bot.get("legacy") or {}).get(source) or {}
+        given = legacy_of(bot, source)
         for key in SOURCE_KEYS[source]:
             if not given.get(key):
                 yield f"no legacy.{source}.{key}", f"where the history of a {kind} is"
@@ -483,7 +489,7 @@ def bot_findings(facts: Facts, expected: Facts) -> Iterator[Finding]:
         bot_id = bot.get("id") or "(no id)"
         yield from folder_findings(bot_id, found, expected)
         if "postgres" in found:
-            yield from postgres_findings(bot_id, bot["legacy"]["postgres"], found, facts, expected)
+            yield from postgres_findings(bot_id, legacy_of(bot, "postgres"), found, facts, expected)
         if "sqlite" in found:
             yield from sqlite_findings(bot_id, found["sqlite"], expected)
         if bot.get("type") in SOURCES and zone_known(bot.get("timezone", "UTC")):
@@ -528,10 +534,12 @@ def postgres_findings(bot_id: str, source: Facts, bot: Facts, facts: Facts, expe
     container = source.get("container")
     wanted = f"{source.get('database')} answers {source.get('user')} in container {container}"
     if "version" not in database:
-        remedy = f"See docker logs {container}; check legacy.postgres of {bot_id} in"
-        remedy += f" {expected['inventory']}."
-        if database.get("down"):
-            remedy = f"docker start {container}. {remedy}"
+        remedies = {
+            None: f"See docker logs {container}.",
+            "does not exist": f"Start the legacy system: docker-compose up -d in {expected['base_dir']}.",
+        }
+        remedy = remedies.get(database.get("state"), f"docker start {container}.")
+        remedy += f" Or correct legacy.postgres of {bot_id} in {expected['inventory']}."
         found = f"container {container}: {database['error']}"
         yield finding(BLOCKER, fact, found, wanted, remedy)
         return
@@ -544,7 +552,7 @@ def postgres_findings(bot_id: str, source: Facts, bot: Facts, facts: Facts, expe
         for port in held["ports"]
         if port["inside"] == "5432/tcp"
     ]
-    good = source.get("port") in published
+    good = str(source.get("port")) in map(str, published)
     yield finding(
         OK if good else BLOCKER,
         f"published port of {container}",
@@ -661,7 +669,7 @@ def zone_findings(bot_id: str, bot: Facts, found: Facts, expected: Facts) -> Ite
     remedy = f"Set `timezone` of {bot_id} in {expected['inventory']} to the one it runs in."
     if naive:
         remedy += " Its naive local times would be read wrongly."
-    container = (bot.get("legacy") or {}).get("container")
+    container = legacy_of(bot).get("container")
     # The most recent disagreement is named.
     offsets = sorted(found.get("offsets") or [], key=lambda item: -item["at"])
     apart = [item for item in offsets if item["offset"] != offset_of(zone, item["at"])]

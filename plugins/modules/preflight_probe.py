@@ -128,7 +128,6 @@ def disk_facts(path: str) -> Facts:
         "path": path,
         "device": os.stat(path).st_dev,
         "free": status.f_bavail * status.f_frsize,
-        "total": status.f_blocks * status.f_frsize,
     }
 
 
@@ -254,7 +253,6 @@ def container_facts() -> list[Facts]:
     for entry in json.loads(output or "[]"):
         labels = entry["Config"].get("Labels") or {}
         state = entry["State"]
-        environment = dict(pair.split("=", 1) for pair in entry["Config"].get("Env") or [] if "=" in pair)
         bindings = (entry["HostConfig"].get("PortBindings") or {}).items()
         containers.append(
             {
@@ -265,7 +263,6 @@ def container_facts() -> list[Facts]:
                 "project": labels.get("com.docker.compose.project"),
                 "restart": entry["HostConfig"].get("RestartPolicy", {}).get("Name") or "no",
                 "memory": entry["HostConfig"].get("Memory") or 0,
-                "timezone": environment.get("TZ"),
                 "ports": [
                     {
                         "address": binding.get("HostIp") or "0.0.0.0",
@@ -281,8 +278,8 @@ def container_facts() -> list[Facts]:
     return containers
 
 
-def names_of(kind: str) -> list[str]:
-    _, output, _ = run(["docker", kind, "ls", "--format", "{{.Name}}"])
+def volume_names() -> list[str]:
+    _, output, _ = run(["docker", "volume", "ls", "--format", "{{.Name}}"])
     return sorted(output.splitlines())
 
 
@@ -411,11 +408,11 @@ def sqlite_path(source: Facts, base_dir: str) -> tuple[str | None, str]:
     if not source.get("path"):
         return None, "the inventory does not name its path"
     if not source.get("volume"):
-        return os.path.join(base_dir, source["path"]), ""
-    code, output, error = run(["docker", "volume", "inspect", "--format", "{{.Mountpoint}}", source["volume"]])
+        return os.path.join(base_dir, str(source["path"])), ""
+    code, output, error = run(["docker", "volume", "inspect", "--format", "{{.Mountpoint}}", str(source["volume"])])
     if code != 0:
         return None, "volume {}: {}".format(source["volume"], last_line(error))
-    return os.path.join(output, source["path"].lstrip("/")), ""
+    return os.path.join(output, str(source["path"]).lstrip("/")), ""
 
 
 def open_sqlite(path: str, options: str) -> sqlite3.Connection:
@@ -571,24 +568,28 @@ def sqlite_facts(source: Facts, schema: Facts, base_dir: str, lock_seconds: floa
     return facts
 
 
+def mapping(value: Any) -> Facts:
+    """The value where it is a mapping: the inventory may be wrong."""
+    return value if isinstance(value, dict) else {}
+
+
 def bot_facts(bot: Facts, parameters: Facts, containers: list[Facts]) -> Facts:
     """What the host knows of one bot of the inventory, however ill described."""
     base_dir, schemas = parameters["base_dir"], parameters["legacy_schema"]
     folder = os.path.join(base_dir, str(bot.get("folder") or bot.get("id") or ""))
-    legacy = bot.get("legacy") or {}
+    legacy = mapping(bot.get("legacy"))
     facts: Facts = {"folder": file_facts(folder), "env": file_facts(os.path.join(folder, ".env"))}
-    running = {c["name"] for c in containers if c["state"] == "running"}
-    if legacy.get("container") in running:
+    states = {container["name"]: container["state"] for container in containers}
+    if states.get(str(legacy.get("container"))) == "running":
         facts["offsets"] = container_offsets(legacy["container"])
-    source = legacy.get("postgres")
+    source = mapping(legacy.get("postgres"))
     if source:
-        if source.get("container") in running:
+        state = states.get(str(source.get("container")), "does not exist")
+        if state == "running":
             facts["postgres"] = postgres_facts(source, schemas["shortseller"])
         else:
-            states = [c["state"] for c in containers if c["name"] == source.get("container")]
-            facts["postgres"] = {"error": states[0] if states else "does not exist"}
-            facts["postgres"]["down"] = True
-    source = legacy.get("sqlite")
+            facts["postgres"] = {"state": state, "error": state}
+    source = mapping(legacy.get("sqlite"))
     if source:
         lock_seconds = parameters["sqlite_lock_seconds"]
         facts["sqlite"] = sqlite_facts(source, schemas["momentum"], base_dir, lock_seconds)
@@ -624,8 +625,7 @@ def probe(parameters: Facts) -> Facts:
         "listeners": listener_facts(names),
         "time": time_facts(names),
         "containers": containers,
-        "volumes": names_of("volume") if docker["server"] else [],
-        "networks": names_of("network") if docker["server"] else [],
+        "volumes": volume_names() if docker["server"] else [],
         "images": images_present(parameters["images"]) if docker["server"] else [],
         "bots": [bot_facts(bot, parameters, containers) for bot in parameters["bots"]],
     }

@@ -46,7 +46,6 @@ def container(name: str, **facts: Any) -> dict[str, Any]:
         "project": "bots",
         "restart": "unless-stopped",
         "memory": 0,
-        "timezone": None,
         "ports": [],
         **facts,
     }
@@ -82,8 +81,8 @@ def facts() -> dict[str, Any]:
         "database": {"path": "/srv/bots/database", "exists": False},
         "env_file": {"path": "/srv/bots/.env.database", "exists": False},
         "disk": {
-            "base": {"path": "/srv/bots", "device": 1, "free": 50 * GIB, "total": 99 * GIB},
-            "docker": {"path": "/var/lib/docker", "device": 2, "free": 50 * GIB, "total": 99 * GIB},
+            "base": {"path": "/srv/bots", "device": 1, "free": 50 * GIB},
+            "docker": {"path": "/var/lib/docker", "device": 2, "free": 50 * GIB},
         },
         "memory": {"total": 16 * GIB, "available": 8 * GIB},
         "listeners": [],
@@ -95,7 +94,6 @@ def facts() -> dict[str, Any]:
             container("shortseller_postgres", ports=[port(5433)]),
         ],
         "volumes": ["bots_shortseller_data"],
-        "networks": ["bots_default"],
         "images": [],
         "bots": [
             {
@@ -239,11 +237,11 @@ def test_a_bare_host_without_docker(facts: Any, expected: Any) -> None:
         "root_dir": None,
         "docker_compose_path": None,
     }
-    facts.update(containers=[], volumes=[], networks=[])
-    facts["bots"][0]["postgres"] = {"error": "does not exist", "down": True}
+    facts.update(containers=[], volumes=[])
+    facts["bots"][0]["postgres"] = {"error": "does not exist", "state": "does not exist"}
     wrong = judged(facts, expected)
     assert wrong["Docker Engine"]["found"] == "not installed"
-    assert "docker start" in wrong["legacy database of shortseller_001"]["remedy"]
+    assert "docker-compose up -d in /srv/bots" in wrong["legacy database of shortseller_001"]["remedy"]
 
 
 def test_docker_that_does_not_answer(facts: Any, expected: Any) -> None:
@@ -378,7 +376,7 @@ def test_legacy_and_unified_must_not_share_a_project(facts: Any, expected: Any) 
 
 
 def test_a_legacy_database_that_is_down(facts: Any, expected: Any) -> None:
-    facts["bots"][0]["postgres"] = {"error": "exited", "down": True}
+    facts["bots"][0]["postgres"] = {"error": "exited", "state": "exited"}
     text = only(facts, expected, "legacy database of shortseller_001", "blocker")
     assert "container shortseller_postgres: exited" in text
     assert "docker start shortseller_postgres" in text
@@ -479,6 +477,7 @@ def test_a_host_without_time_zone_data(facts: Any, expected: Any) -> None:
         ({"initial_capital": "plenty"}, "initial_capital 'plenty'"),
         ({"max_positions": -1}, "max_positions -1"),
         ({"type": "momentum"}, "no legacy.sqlite.path"),
+        ({"type": "momentum", "legacy": "trading.db"}, "no legacy.sqlite.path"),
     ],
 )
 def test_mistakes_in_the_inventory(facts: Any, expected: Any, change: dict[str, Any], found: str) -> None:
