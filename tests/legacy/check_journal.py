@@ -130,6 +130,20 @@ def moment(value: str | None, zone: ZoneInfo | timezone = timezone.utc) -> Expec
     return Expected(lambda found: found in wanted, min(wanted).isoformat())
 
 
+def kept(row: Row, *amounts: str, ratios: Iterable[str] = (), times: Iterable[str] = ()) -> dict[str, Expected]:
+    """Nothing is thrown away: a number that was rounded, a naive time, and a
+    word in another case stand in the metadata as they were."""
+    originals: dict[str, Expected] = {}
+    for places, names in ((EIGHT_PLACES, amounts), (SIX_PLACES, ratios)):
+        for name in names:
+            if row[name] is not None and Decimal(row[name]).quantize(places, ROUND_HALF_EVEN) != Decimal(row[name]):
+                originals[f"legacy.{name}"] = exactly(row[name])
+    originals |= {f"legacy.{name}": exactly(row[name]) for name in times}
+    if "side" in row and row["side"] != row["side"].lower():
+        originals["legacy.side"] = exactly(row["side"])
+    return originals
+
+
 def day(value: str) -> Expected:
     return exactly(date.fromisoformat(value))
 
@@ -178,7 +192,7 @@ def position_side(side: str) -> str:
 
 
 def shortseller_trade(row: Row, context: Context) -> dict[str, Expected]:
-    return {
+    return kept(row) | {
         "trade_id": exactly(trade_id(context.bot_id, row["order_id"], row["id"])),
         "symbol": exactly(row["symbol"]),
         "side": exactly(row["side"].lower()),
@@ -196,7 +210,7 @@ def shortseller_trade(row: Row, context: Context) -> dict[str, Expected]:
 
 
 def shortseller_position(row: Row, context: Context) -> dict[str, Expected]:
-    return {
+    return kept(row) | {
         "symbol": exactly(row["symbol"]),
         "side": exactly(position_side(row["side"])),
         "size": number(row["size"]),
@@ -229,6 +243,8 @@ def shortseller_signal(row: Row, context: Context) -> dict[str, Expected]:
         "strategy": exactly(row["strategy"]),
         "indicators": exactly(row["indicators"]),
         "executed": exactly(row["executed"]),
+        "legacy.execution_id": exactly(executed_by),
+        "legacy.signal_type": exactly("close" if kind == "close" else None),
         "execution_trade_id": exactly(
             None if executed_by is None else context.trade_ids.get(executed_by, f"the trade of row {executed_by}")
         ),
@@ -252,24 +268,29 @@ def shortseller_risk_day(row: Row, context: Context) -> dict[str, Expected]:
 
 def momentum_trade(row: Row, context: Context) -> dict[str, Expected]:
     amounts = ("entry_price", "exit_price", "quantity", "position_size_usd", "stop_loss", "take_profit", "pnl_usd")
-    return {name: number(row[name]) for name in amounts} | {
-        "trade_id": exactly(trade_id(context.bot_id, row["trade_id"], row["id"])),
-        "symbol": exactly(row["symbol"]),
-        "side": exactly(row["side"].lower()),
-        "status": exactly("filled"),
-        "entry_time": moment(row["entry_time"], context.zone),
-        "exit_time": moment(row["exit_time"], context.zone),
-        "pnl_pct": ratio(row["pnl_pct"]),
-        "exit_reason": exactly(row["exit_reason"]),
-        "holding_time_seconds": exactly(row["holding_time_seconds"]),
-        "signal_strength": ratio(row["signal_strength"]),
-        "created_at": moment(row["created_at"]),
-        "legacy.mode": exactly(row["mode"]),
-    }
+    originals = kept(row, *amounts, ratios=("pnl_pct", "signal_strength"), times=("entry_time", "exit_time"))
+    return (
+        {name: number(row[name]) for name in amounts}
+        | originals
+        | {
+            "trade_id": exactly(trade_id(context.bot_id, row["trade_id"], row["id"])),
+            "symbol": exactly(row["symbol"]),
+            "side": exactly(row["side"].lower()),
+            "status": exactly("filled"),
+            "entry_time": moment(row["entry_time"], context.zone),
+            "exit_time": moment(row["exit_time"], context.zone),
+            "pnl_pct": ratio(row["pnl_pct"]),
+            "exit_reason": exactly(row["exit_reason"]),
+            "holding_time_seconds": exactly(row["holding_time_seconds"]),
+            "signal_strength": ratio(row["signal_strength"]),
+            "created_at": moment(row["created_at"]),
+            "legacy.mode": exactly(row["mode"]),
+        }
+    )
 
 
 def momentum_day(row: Row, context: Context) -> dict[str, Expected]:
-    return {
+    return kept(row, "starting_equity", "ending_equity", "daily_pnl", ratios=("daily_pnl_pct",)) | {
         "date": day(row["date"]),
         "starting_equity": number(row["starting_equity"]),
         "ending_equity": number(row["ending_equity"]),
@@ -285,7 +306,7 @@ def momentum_day(row: Row, context: Context) -> dict[str, Expected]:
 
 
 def momentum_event(row: Row, context: Context) -> dict[str, Expected]:
-    return {
+    return kept(row, times=("event_time",)) | {
         "event_time": moment(row["event_time"], context.zone),
         "event_type": exactly(row["event_type"]),
         "event_level": exactly(row["event_level"].upper()),
@@ -296,7 +317,7 @@ def momentum_event(row: Row, context: Context) -> dict[str, Expected]:
 
 
 def momentum_risk_event(row: Row, context: Context) -> dict[str, Expected]:
-    return {
+    return kept(row, "current_value", "limit_value", times=("event_time",)) | {
         "event_time": moment(row["event_time"], context.zone),
         "risk_type": exactly(row["risk_type"]),
         "current_value": number(row["current_value"]),

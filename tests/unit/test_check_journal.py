@@ -56,7 +56,14 @@ UNIFIED_RISK_EVENT = {
     "limit_value": Decimal("5.00000000"),
     "action_taken": None,
     "created_at": utc("2026-01-01T12:00:00"),
-    "metadata": {"legacy": {"table": "risk_events", "id": 7}},
+    "metadata": {
+        "legacy": {
+            "table": "risk_events",
+            "id": 7,
+            "event_time": "2026-01-01 13:00:00.123456",
+            "current_value": Decimal("0.30000000000000004"),
+        }
+    },
 }
 KEY = (MOMENTUM, "risk_events", 7)
 CONTEXTS = {MOMENTUM: check_journal.Context(MOMENTUM, "momentum", BERLIN)}
@@ -80,6 +87,11 @@ def test_a_row_with_equal_values_passes() -> None:
 def test_a_later_journaled_version_passes() -> None:
     tally, failures = compare({"current_value": Decimal("9.00000000")}, 0.3, 4.0, 9.0)
     assert (tally.later, failures) == (1, [])
+
+
+def test_a_rounded_number_has_to_be_kept() -> None:
+    _, failures = compare({"metadata": {"legacy": {"event_time": "2026-01-01 13:00:00.123456"}}}, 0.1 + 0.2)
+    assert "legacy.current_value is None, expected Decimal('0.30000000000000004')" in failures[0]
 
 
 def test_a_missing_row_is_named() -> None:
