@@ -30,8 +30,15 @@ def name_of(path: Path) -> str:
     return path.name
 
 
+class Loader(yaml.SafeLoader):
+    """Reads Ansible's own tags (!unsafe, !vault) as plain strings."""
+
+
+Loader.add_multi_constructor("!", lambda loader, _, node: loader.construct_scalar(node))
+
+
 def load(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
+    return yaml.load(path.read_text(), Loader)
 
 
 def playbooks_of(scenario: Path) -> dict[str, Path]:
