@@ -17,7 +17,8 @@ report() {
     if grep --quiet --extended-regexp "$expected" <<<"$answer"; then
         result=ok
     fi
-    printf '%s|%s|%s\n' "$result" "$what" "$(head -n 1 <<<"${answer//|/ }" | cut -c 1-160)"
+    answer="${answer##*: FATAL:  }"
+    printf '%s|%s|%s\n' "$result" "$what" "$(tail -n 1 <<<"${answer//|/ }" | cut -c 1-160)"
 }
 
 login() {
