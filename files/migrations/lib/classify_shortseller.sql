@@ -41,12 +41,12 @@ FROM (
         CASE WHEN s.timestamp IS NULL THEN 'timestamp is missing' END,
         CASE WHEN length(s.trade_id) > 100 THEN format('trade_id %s would be longer than 100 characters', s.trade_id) END,
         CASE WHEN t.id IS NOT NULL THEN format('trade_id %s is already held by another row', s.trade_id) END,
-        CASE WHEN EXISTS (SELECT FROM legacy_shortseller.trades o
-                          WHERE o.trade_id = s.trade_id AND (o.bot_id, o.id) < (s.bot_id, s.id))
-             THEN format('trade_id %s is also that of another legacy row', s.trade_id) END) AS reason
+        CASE WHEN d.keeper <> s.ctid THEN format('trade_id %s is also that of another legacy row', s.trade_id) END) AS reason
     FROM legacy_shortseller.trades s
     LEFT JOIN trading.trades t ON t.trade_id = s.trade_id
         AND (t.bot_id, t.metadata #>> '{legacy,table}', t.metadata #>> '{legacy,id}') IS DISTINCT FROM (s.bot_id, 'trades', s.id::text)
+    LEFT JOIN (SELECT trade_id, (array_agg(ctid ORDER BY bot_id, id))[1] AS keeper
+               FROM legacy_shortseller.trades GROUP BY trade_id HAVING count(*) > 1) AS d ON d.trade_id = s.trade_id
     WHERE s.bot_id = current_setting('migration.bot_id')
 ) AS c
 WHERE ctid = c.place AND c.reason <> '';

@@ -137,9 +137,9 @@ LEFT JOIN LATERAL (
 
 DELETE FROM migration.mappings WHERE bot_type = 'shortseller';
 INSERT INTO migration.mappings VALUES
-    ('shortseller', 1, 'trades', 'trading.trades', 'legacy_shortseller.mapped_trades', NULL),
-    ('shortseller', 2, 'positions', 'trading.positions', 'legacy_shortseller.mapped_positions', '{position_id}'),
-    ('shortseller', 3, 'market_data', 'trading.market_data', 'legacy_shortseller.mapped_market_data', '{symbol,interval,timestamp}'),
-    ('shortseller', 4, 'signals', 'trading.signals', 'legacy_shortseller.mapped_signals', '{signal_id}'),
-    ('shortseller', 5, 'account_balance', 'trading.account_balance', 'legacy_shortseller.mapped_account_balance', NULL),
-    ('shortseller', 6, 'risk_metrics', 'trading.risk_metrics', 'legacy_shortseller.mapped_risk_metrics', '{bot_id,date}');
+    ('shortseller', 1, 'trades', 'legacy_shortseller.mapped_trades', 'trading.trades', NULL),
+    ('shortseller', 2, 'positions', 'legacy_shortseller.mapped_positions', 'trading.positions', '{position_id}'),
+    ('shortseller', 3, 'market_data', 'legacy_shortseller.mapped_market_data', 'trading.market_data', '{symbol,interval,timestamp}'),
+    ('shortseller', 4, 'signals', 'legacy_shortseller.mapped_signals', 'trading.signals', '{signal_id}'),
+    ('shortseller', 5, 'account_balance', 'legacy_shortseller.mapped_account_balance', 'trading.account_balance', NULL),
+    ('shortseller', 6, 'risk_metrics', 'legacy_shortseller.mapped_risk_metrics', 'trading.risk_metrics', '{bot_id,date}');

@@ -1,0 +1,1 @@
+"""Moves the legacy bots' history into trading_db, exactly."""

@@ -1,0 +1,176 @@
+"""A private, consistent copy of the Momentum bot's SQLite file, and its rows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from .errors import SourceError
+from .settings import legacy_tables
+from .values import UTC
+
+# The bot writes every few seconds, each time for milliseconds.
+BUSY_SECONDS = 5.0
+_PREFIX = "momentum-copy-"
+_WAL = b"\x02\x02"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """An open copy. Everything committed before snapshot_at is in it."""
+
+    connection: sqlite3.Connection
+    snapshot_at: datetime
+    extra: dict[str, list[str]]
+
+    def count(self, table: str) -> int:
+        """Rows of a table, as SQLite counts them."""
+        found: int = self.connection.execute(f"SELECT count(*) FROM {_quoted(table)}").fetchone()[0]
+        return found
+
+    def rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """The rows in the order of their ids."""
+        names = ", ".join(_quoted(name) for name in columns)
+        return iter(self.connection.execute(f"SELECT {names} FROM {_quoted(table)} ORDER BY id"))
+
+
+@contextmanager
+def private_copy(path: Path, warn: Callable[[str], None]) -> Iterator[Copy]:
+    """Copy the file by SQLite's online backup, check the copy, and remove it in the end.
+
+    The source is opened read-only. Raises SourceError where it is absent,
+    locked, not a database, damaged, or lacks a table or column.
+    """
+    if not path.is_file():
+        raise SourceError(
+            f"{path} is not there: expected the Momentum bot's SQLite file; "
+            "correct `legacy.sqlite` of the bot in the inventory"
+        )
+    # On disk, not in memory: years of history may be larger than /tmp.
+    parent = Path(os.environ.get("TMPDIR") or "/var/tmp")
+    _remove_abandoned(parent)
+    try:
+        size = path.stat().st_size
+        free = shutil.disk_usage(parent).free
+        if free < 2 * size:
+            raise SourceError(
+                f"{parent} has {free >> 20} MiB free, a copy of {path} needs {2 * size >> 20}: "
+                "free some space, or set TMPDIR to a folder that has it"
+            )
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
+    except OSError as error:
+        raise SourceError(f"cannot make a copy of {path} in {parent}: {error}; set TMPDIR to a writable folder") from error
+    try:
+        snapshot_at = _back_up(path, folder / "trading.db")
+        connection = sqlite3.connect(folder / "trading.db", isolation_level=None)
+        try:
+            # What is not UTF-8 must not stop the run: its row is rejected.
+            connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+            try:
+                yield Copy(connection, snapshot_at, _check(connection, path, warn))
+            except sqlite3.DatabaseError as error:
+                raise SourceError(f"{path} cannot be read: {error}; restore it from a backup") from error
+        finally:
+            connection.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove copies whose process was killed."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        pid = folder.name[len(_PREFIX) :].split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and folder.owner() == Path("/proc/self").owner():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _back_up(path: Path, copy: Path) -> datetime:
+    try:
+        header = path.open("rb").read(20)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}; run this as an account that may read it") from error
+    if header[:16] != b"SQLite format 3\0":
+        raise SourceError(f"{path} is not an SQLite database: expected the Momentum bot's trading.db; restore it from a backup")
+    copy.touch(mode=0o600)
+    wal = path.with_name(path.name + "-wal")
+    for _ in range(3):
+        # A database in WAL mode that nobody has open has no -wal file, and even
+        # a read-only connection would leave one behind. Read it as immutable,
+        # and make sure that nobody opened it meanwhile.
+        idle = header[18:20] == _WAL and not wal.exists()
+        before = path.stat()
+        snapshot_at = datetime.fromtimestamp(time.time(), UTC)
+        _copy_pages(path, copy, "immutable=1" if idle else "mode=ro")
+        after = path.stat()
+        if not idle or (not wal.exists() and (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)):
+            return snapshot_at
+    raise SourceError(f"{path} is opened and closed again and again: expected one steady writer or none; run this again")
+
+
+def _copy_pages(path: Path, copy: Path, mode: str) -> None:
+    deadline = time.monotonic() + BUSY_SECONDS
+
+    def give_up(status: int, _remaining: int, _total: int) -> None:
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
+            raise sqlite3.OperationalError("database is locked")
+
+    try:
+        source = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            source.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            target = sqlite3.connect(copy, isolation_level=None)
+            try:
+                source.backup(target, pages=-1, progress=give_up, sleep=0.05)
+                # The copy is read by one process: it needs no files beside it.
+                target.execute("PRAGMA journal_mode = DELETE")
+                problems = [str(row[0]) for row in target.execute("PRAGMA integrity_check(5)")]
+            finally:
+                target.close()
+        finally:
+            source.close()
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error) or "busy" in str(error):
+            raise SourceError(
+                f"{path} was locked for {BUSY_SECONDS:.0f} seconds: expected a bot that holds its lock only while it "
+                "writes; find the process with `fuser -v` and end what keeps it, then run this again"
+            ) from error
+        raise SourceError(f"{path} cannot be copied: {error}; run this as an account that may read the file and its folder") from error
+    except sqlite3.DatabaseError as error:
+        raise SourceError(f"{path} is damaged: {error}; restore it from a backup") from error
+    if problems != ["ok"]:
+        raise SourceError(f"{path} is damaged: {'; '.join(problems)}; restore it from a backup")
+
+
+def _check(connection: sqlite3.Connection, path: Path, warn: Callable[[str], None]) -> dict[str, list[str]]:
+    """Name what is missing; return the columns nobody knows, by table."""
+    extra: dict[str, list[str]] = {}
+    missing: list[str] = []
+    for table, columns in legacy_tables("momentum").items():
+        found = [str(row[1]) for row in connection.execute(f"PRAGMA table_info({_quoted(table)})")]
+        if not found:
+            missing.append(f"table {table}")
+            continue
+        missing += [f"column {table}.{name}" for name in columns if name not in found]
+        extra[table] = [name for name in found if name not in columns]
+        if extra[table]:
+            warn(f"{path}: {table} has columns this project does not know, kept under `legacy`: {', '.join(extra[table])}")
+    if missing:
+        raise SourceError(
+            f"{path} lacks {', '.join(missing)}: expected the schema of the Momentum bot; "
+            "check that `legacy.sqlite` of the bot names the right file"
+        )
+    return extra
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

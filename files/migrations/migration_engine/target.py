@@ -1,0 +1,177 @@
+"""trading_db: connection, run lock, the SQL beside this package, and runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from psycopg2 import sql
+from psycopg2.extras import Json
+
+from .errors import MigrationError, RejectsError, TargetError, UsageError
+from .settings import DIRECTORY, Bots
+from .statistics import Statistics
+
+Connection = psycopg2.extensions.connection
+Cursor = psycopg2.extensions.cursor
+
+# Errors the SQL raises on purpose, by SQLSTATE.
+_RAISED = {"MG002": UsageError, "MG003": RejectsError, "MG005": TargetError, "55P03": TargetError}
+
+
+def connect(name: str) -> Connection:
+    """Connect as POSTGRES_* of the environment says; `name` is what others see."""
+    host, port = os.environ.get("POSTGRES_HOST", "localhost"), os.environ.get("POSTGRES_PORT", "5432")
+    database, user = os.environ.get("POSTGRES_DB", "trading_db"), os.environ.get("POSTGRES_USER", "trading_user")
+    try:
+        connection = psycopg2.connect(
+            host=host,
+            port=port,
+            dbname=database,
+            user=user,
+            password=os.environ.get("POSTGRES_PASSWORD") or None,
+            application_name=name,
+            connect_timeout=10,
+            # A killed client must not leave its server process at work.
+            options="-c timezone=UTC -c datestyle=ISO -c client_connection_check_interval=1s",
+        )
+    except psycopg2.OperationalError as error:
+        raise TargetError(
+            f"cannot connect to {database} at {host}:{port} as {user}: {str(error).strip()}; "
+            "check POSTGRES_HOST, POSTGRES_PORT and POSTGRES_PASSWORD, and that trading_postgres runs"
+        ) from error
+    with errors_named(), connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('trading.risk_metrics') IS NOT NULL AND to_regclass('migration.ledger') IS NOT NULL")
+        if not _one(cursor)[0]:
+            raise TargetError(f"{database} at {host}:{port} has no unified schema: run 001_unified_schema.sql first")
+    return connection
+
+
+@contextmanager
+def errors_named() -> Iterator[None]:
+    """Turn database errors into this package's, with their exit codes."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        text = (error.diag.message_primary or str(error)).strip()
+        raise _RAISED.get(error.pgcode or "", MigrationError)(text) from error
+
+
+@contextmanager
+def run_lock(connection: Connection) -> Iterator[None]:
+    """Keep other migrations out until the session ends, or say who is at work."""
+    with errors_named(), connection, connection.cursor() as cursor:
+        cursor.execute("SET LOCAL migration.lock_scope = 'session'")
+        run_file(cursor, "run_lock.sql")
+    yield
+
+
+def run_file(cursor: Cursor, name: str) -> None:
+    """Execute a file of lib/ in the current transaction."""
+    # %% and parameters are not wanted here: the text goes as it is.
+    cursor.execute((DIRECTORY / "lib" / name).read_text(encoding="utf-8"))
+
+
+def prepare(cursor: Cursor, bot_type: str) -> None:
+    """Make sure that bookkeeping, staging tables and merge functions are the current ones."""
+    cursor.execute("SET LOCAL client_min_messages = warning")
+    for name in ("bookkeeping.sql", f"staging_{bot_type}.sql", "register.sql", "merge.sql"):
+        run_file(cursor, name)
+
+
+def empty_staging(cursor: Cursor, schema: str, tables: Sequence[str], bot_id: str) -> None:
+    """Forget what was staged for a bot before."""
+    for table in tables:
+        name = sql.Identifier(schema, table)
+        cursor.execute(sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE bot_id <> %s)").format(name), (bot_id,))
+        if _one(cursor)[0]:
+            cursor.execute(sql.SQL("DELETE FROM {} WHERE bot_id = %s").format(name), (bot_id,))
+        else:
+            cursor.execute(sql.SQL("TRUNCATE {}").format(name))
+
+
+def begin_run(cursor: Cursor, bot_id: str, source: str, started_at: datetime, snapshot_at: datetime) -> int:
+    """Record a staging run and make it the current one of the transaction."""
+    cursor.execute(
+        "INSERT INTO migration.runs (bot_id, source, started_at, snapshot_at, staged_at)"
+        " VALUES (%s, %s, %s, %s, clock_timestamp()) RETURNING run_id",
+        (bot_id, source, started_at, snapshot_at),
+    )
+    run_id: int = _one(cursor)[0]
+    cursor.execute(
+        "SELECT set_config('migration.bot_id', %s, true), set_config('migration.run_id', %s, true)", (bot_id, str(run_id))
+    )
+    return run_id
+
+
+def record_statistics(cursor: Cursor, run_id: int, table: str, statistics: Statistics) -> None:
+    """Store what the source's table held."""
+    cursor.execute(
+        "INSERT INTO migration.source_statistics (run_id, source_table, row_count, sums, minima, maxima)"
+        " VALUES (%s, %s, %s, %s, %s, %s)",
+        (
+            run_id,
+            table,
+            statistics.row_count,
+            # As text: a JSON number would be read back as a float.
+            Json({name: str(total) for name, total in statistics.sums.items()}),
+            Json(statistics.minima),
+            Json(statistics.maxima),
+        ),
+    )
+
+
+def load_statistics(cursor: Cursor, run_id: int) -> dict[str, Statistics]:
+    """Statistics by source table of a run."""
+    cursor.execute(
+        "SELECT source_table, row_count, sums, minima, maxima FROM migration.source_statistics WHERE run_id = %s", (run_id,)
+    )
+    return {
+        table: Statistics(count, {name: Decimal(total) for name, total in sums.items()}, minima, maxima)
+        for table, count, sums, minima, maxima in cursor.fetchall()
+    }
+
+
+def finish_run(cursor: Cursor, run_id: int, notes: Mapping[str, Any]) -> None:
+    """Complete the record of a staging run."""
+    cursor.execute(
+        "UPDATE migration.runs SET staged_at = clock_timestamp(), notes = %s WHERE run_id = %s", (Json(notes), run_id)
+    )
+
+
+def register(cursor: Cursor, bots: Bots, bot_type: str, only: str | None) -> None:
+    """Register the bots of a type as their SQL file does: for a dry run before it."""
+    cursor.execute("SELECT migration.register_bots(%s::jsonb, %s, %s)", (bots.text, bot_type, only or ""))
+
+
+def merge(cursor: Cursor, bot_type: str, bot_ids: Sequence[str], accepted: int) -> dict[str, Any]:
+    """Merge what is staged; the result object."""
+    cursor.execute("SELECT migration.merge(%s, %s::text[], %s)", (bot_type, list(bot_ids), accepted))
+    result: dict[str, Any] = _one(cursor)[0]
+    return result
+
+
+def _one(cursor: Cursor) -> Sequence[Any]:
+    row = cursor.fetchone()
+    assert row is not None
+    return row
+
+
+def run_main(work: Callable[[], int]) -> int:
+    """Run a command; an expected error becomes its message and exit code."""
+    try:
+        with errors_named():
+            return work()
+    except MigrationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted; nothing is half done: run this again", file=sys.stderr)
+        return 1
