@@ -70,11 +70,11 @@ class Scenario:
     def progress(self) -> str:
         """The step and task it is at, read from its log."""
         text = self.log.read_text(errors="replace")
-        steps = re.findall(r" > (\w+)\] Executing$", text, flags=re.M)
-        tasks = re.findall(r"^TASK \[(.+?)\]", text, flags=re.M)
-        return f"{self.name} {clock(self.seconds)} {steps[-1] if steps else 'starts'}" + (
-            f": {tasks[-1]}" if tasks else ""
-        )
+        steps = list(re.finditer(r" > (\w+)\] Executing$", text, flags=re.M))
+        if not steps:
+            return f"{self.name} {clock(self.seconds)} starts"
+        tasks = re.findall(r"^TASK \[(.+?)\]", text[steps[-1].end() :], flags=re.M)
+        return f"{self.name} {clock(self.seconds)} {': '.join([steps[-1][1], *tasks[-1:]])}"
 
 
 def scenarios() -> list[str]:
