@@ -365,9 +365,13 @@ def found_value(found: Row, metadata: str, name: str) -> Any:
 
 def differences(entry: Entry, found: Row, mapping: Destination, context: Context) -> list[str]:
     """What differs between a version of a legacy row and its unified row."""
+    try:
+        expectations = mapping.expect(entry.row, context)
+    except KeyError as error:
+        return [f"the journaled row has no column {error}"]
     return [
         f"{name} is {found_value(found, mapping.metadata, name)!r}, expected {expected.text}"
-        for name, expected in mapping.expect(entry.row, context).items()
+        for name, expected in expectations.items()
         if not expected.matches(found_value(found, mapping.metadata, name))
     ]
 

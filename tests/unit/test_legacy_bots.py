@@ -172,6 +172,16 @@ def test_a_write_that_was_not_journaled_any_more_is_recovered(modules: SimpleNam
     assert [(json.loads(line)["id"], json.loads(line)["op"]) for line in last] == [(2, "recover")]
 
 
+def test_a_replaced_row_is_recovered_once(modules: SimpleNamespace, tmp_path: Path) -> None:
+    journal = modules.journal.Journal(tmp_path / "bot.jsonl")
+    for row_id in (1, 2, 3):
+        journal.append("daily_snapshots", {"id": row_id, "date": "2026-01-01"}, "replace")
+    for _ in range(2):
+        journal.recover(lambda table, journaled: {"id": 4, "date": journaled["date"]})
+    journal.close()
+    assert [json.loads(line)["id"] for line in (tmp_path / "bot.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+
 def test_the_bot_journals_rows_as_they_are_stored(modules: SimpleNamespace, database: Any, tmp_path: Path) -> None:
     random.seed(3)
     settings = SimpleNamespace(max_positions=3)

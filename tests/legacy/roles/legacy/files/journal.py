@@ -44,7 +44,7 @@ class Journal:
         os.write(self._file, json.dumps(entry, ensure_ascii=False).encode() + b"\n")
         os.fsync(self._file)
 
-    def recent(self, limit=2000):
+    def recent(self, limit=500):
         """The latest entry of each row among the last `limit` lines."""
         lines = self.path.read_bytes().splitlines()[-limit:]
         entries = [json.loads(line) for line in lines]
@@ -57,12 +57,17 @@ class Journal:
         `read_back(table, journaled_row)` returns the row as it is stored now,
         or None where it is gone.
         """
-        for (table, _), entry in self.recent().items():
+        latest = self.recent()
+        for (table, _), entry in list(latest.items()):
             row = read_back(table, entry["row"])
-            if row is None:
+            if row is None or row.keys() != entry["row"].keys():
                 continue
-            if {name: exact(value) for name, value in row.items()} != entry["row"]:
+            # A replaced row may have been noted under its new id already.
+            stored = {name: exact(value) for name, value in row.items()}
+            known = latest.get((table, row["id"]))
+            if known is None or known["row"] != stored:
                 self.append(table, row, "recover")
+                latest[table, row["id"]] = {"row": stored}
 
     def close(self):
         os.close(self._file)
