@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,88 @@ def facts() -> dict[str, Any]:
     reply = json.loads(result.stdout.split("=>", 1)[1])
     values: dict[str, Any] = json.loads(reply["msg"]) if isinstance(reply["msg"], str) else reply["msg"]
     return values
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of a playbook did: exit code, everything it printed with
+    line breaks undone, and the names of the tasks that changed something."""
+
+    code: int
+    text: str
+    changed: frozenset[str]
+
+
+Play = Callable[..., Run]
+State = Callable[[], dict[str, str]]
+
+
+def command_of(playbook: str, *options: str) -> list[str]:
+    """The command that runs a playbook, named from the project's folder, against the scenario's host."""
+    return ["ansible-playbook", playbook, "-i", os.environ["MOLECULE_INVENTORY_FILE"], *options]
+
+
+def changed_tasks(output: str) -> frozenset[str]:
+    """Names of the tasks, without their roles, under which a result says changed."""
+    changed = set()
+    task = ""
+    for line in output.splitlines():
+        if match := re.match(r"(?:TASK|RUNNING HANDLER) \[(?:[a-z_]+ : )?(.*)\] \**$", line):
+            task = match[1]
+        elif line.startswith("changed: "):
+            changed.add(task)
+    return frozenset(changed)
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Play:
+    """Runs a playbook; keywords are extra variables."""
+
+    def run(playbook: str, *options: str, project: Path = PROJECT, **variables: Any) -> Run:
+        file = tmp_path / "variables.json"
+        file.write_text(json.dumps(variables))
+        result = subprocess.run(
+            command_of(playbook, *options, "-e", f"@{file}"),
+            cwd=project,
+            env=os.environ | {"ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        print(result.stdout)
+        return Run(result.returncode, " ".join(result.stdout.split()), changed_tasks(result.stdout))
+
+    return run
+
+
+@pytest.fixture
+def state(host: Any, facts: dict[str, Any]) -> State:
+    """Reads all that a run might leave on the host. What trading bots write is left out: their journals and
+    Momentum's data."""
+    rows = (
+        "SELECT n.nspname || '.' || c.relname, (xpath('/row/n/text()', query_to_xml(format("
+        "'SELECT count(*) AS n FROM %I.%I', n.nspname, c.relname), false, true, '')))[1] "
+        "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 1"
+    )
+    psql = "docker exec -i trading_postgres psql -XAtq -U postgres -d trading_db"
+    commands = {
+        "files": f"find {facts['base_dir']} \\( -path '*/journal/*' -o -path '*/momentum/data' \\) -prune -o "
+        "-printf '%p %m %u %g %s %T@\\n' | sort",
+        "temporary": "find /tmp /var/tmp -xdev | grep -v systemd-private | sort",
+        "containers": "docker ps --all --format '{{.ID}} {{.Names}} {{.State}}' | sort",
+        "images": "docker images --all --no-trunc --quiet | sort",
+        "networks": "docker network ls --no-trunc --quiet | sort",
+        "volumes": "docker volume ls --quiet | sort",
+        "rows": f'docker inspect trading_postgres >/dev/null 2>&1 || exit 0; {psql} -c "{rows}"',
+    }
+
+    def read() -> dict[str, str]:
+        with host.sudo():
+            return {name: host.check_output(command) for name, command in commands.items()}
+
+    return read
 
 
 @pytest.hookimpl(wrapper=True)

@@ -70,7 +70,7 @@ def set_attributes(module: AnsibleModule, path: Path, mode: str) -> bool:
 
 
 def put(module: AnsibleModule, path: Path, content: str) -> None:
-    descriptor, scratch = tempfile.mkstemp(dir=module.tmpdir)
+    descriptor, scratch = tempfile.mkstemp()
     with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as stream:
         stream.write(content)
     module.atomic_move(scratch, str(path))
