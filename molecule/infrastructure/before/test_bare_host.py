@@ -1,0 +1,66 @@
+"""Phase 1 on a bare host: bad input, the dry run, and the first run."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+PHASE1 = "playbooks/phase1_infrastructure.yml"
+
+
+@pytest.mark.parametrize(
+    ("variables", "promised"),
+    [
+        (
+            {"base_dir": "/home/operator/STRATEGIES/Beta"},
+            r"base_dir is /home/operator/STRATEGIES/Beta but \S+ has no such folder: expected the existing folder",
+        ),
+        ({"base_owner": "nobody_here"}, r"base_owner is nobody_here .* lacks one of them"),
+        (
+            {"ports": {"postgres": 5432, "pgbouncer": 6432, "redis": 6379, "influxdb": 8086, "grafana": 3000}},
+            r"port 6379 \(redis\) is published by the container shortseller_redis: expected ports that are free",
+        ),
+        (
+            {"ports": {"postgres": 22, "pgbouncer": 6432, "redis": 6380, "influxdb": 8086, "grafana": 3000}},
+            r"port 22 \(postgres\) cannot be bound \(Address already in use\)",
+        ),
+        ({"pgbouncer_pool_size": 200}, r"pgbouncer_pool_size is 200 .* but PostgreSQL accepts 100 connections"),
+        ({"postgresql_settings": {"listen_addresses": "localhost"}}, r"postgresql_settings holds listen_addresses"),
+        ({"redis_maxmemory": "lots"}, r'redis_maxmemory is "lots": expected a number'),
+        ({"redis_maxmemory_policy": "first-come"}, r"redis_maxmemory_policy must be one of"),
+        ({"secrets_provided": {"REDIS_PASWORD": "long-enough"}}, r"secrets_provided holds REDIS_PASWORD"),
+        ({"secrets_provided": {"REDIS_PASSWORD": "with 'quotes'"}}, r"secrets_provided holds REDIS_PASSWORD"),
+        ({"secrets_influx_bucket": "elsewhere"}, r"secrets_influx_bucket is elsewhere but influxdb_buckets names"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_bad_input_is_named_and_nothing_is_changed(
+    variables: dict[str, Any], promised: str, play: Any, state: Any
+) -> None:
+    before = state()
+    run = play(PHASE1, **variables)
+    assert run.code != 0
+    assert re.search(promised, run.text)
+    assert run.changed == frozenset()
+    assert state() == before
+
+
+def test_the_dry_run_announces_exactly_what_the_first_run_changes(play: Any, state: Any, host: Any) -> None:
+    legacy = "docker ps --format '{{.ID}} {{.Names}} {{.CreatedAt}}' --filter name=shortseller --filter name=momentum"
+    running = host.check_output(legacy)
+    before = state()
+
+    announced = play(PHASE1, "--check", "--diff")
+    assert announced.code == 0
+    assert state() == before
+
+    first = play(PHASE1, "--diff")
+    assert first.code == 0
+    assert first.changed == announced.changed
+    assert host.check_output(legacy) == running
+
+    keys = host.check_output("cat /home/operator/STRATEGIES/Alpha/.env.database")
+    for secret in re.findall(r"(?:PASSWORD|TOKEN)='(.+)'", keys):
+        assert secret not in first.text
