@@ -77,19 +77,23 @@ def test_provided_secret_that_differs_is_refused(play: Any, state: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "promised"),
+    ("role", "variables", "promised"),
     [
-        ({"postgresql_settings": {"work_mem": "plenty"}}, 'invalid value for parameter "work_mem"'),
-        ({"postgresql_settings": {"no_such_setting": 1}}, 'unrecognized configuration parameter "no_such_setting"'),
-        ({"redis_settings": {"no-such-directive": 1}}, "Bad directive or wrong number of arguments"),
-        ({"pgbouncer_query_wait_timeout": -1}, "pgbouncer.ini"),
+        ("postgresql", {"postgresql_settings": {"work_mem": "plenty"}}, 'invalid value for parameter "work_mem"'),
+        (
+            "postgresql",
+            {"postgresql_settings": {"no_such_setting": 1}},
+            'unrecognized configuration parameter "no_such',
+        ),
+        ("redis", {"redis_settings": {"no-such-directive": 1}}, "Bad directive or wrong number of arguments"),
+        ("pgbouncer", {"pgbouncer_query_wait_timeout": -1}, "query_wait_timeout"),
     ],
 )
 def test_server_refuses_its_file_before_it_lands(
-    play: Any, state: Any, variables: dict[str, Any], promised: str
+    play: Any, state: Any, role: str, variables: dict[str, Any], promised: str
 ) -> None:
     before = state()
-    run = play(PHASE1, **variables)
+    run = play(PHASE1, "--tags", role, **variables)
     assert run.code != 0
     assert promised in run.text
     assert state() == before
