@@ -69,12 +69,13 @@ check_environment() {
 }
 
 initialise() {
-    local -a waldir=()
+    local waldir=''
     if [ -n "${POSTGRES_INITDB_WALDIR:-}" ]; then
-        waldir=(--waldir "$POSTGRES_INITDB_WALDIR")
+        waldir="--waldir=$(printf '%q' "$POSTGRES_INITDB_WALDIR")"
     fi
     # POSTGRES_INITDB_ARGS is a shell-quoted string of arguments by contract.
-    eval 'initdb --username="$POSTGRES_USER" --pwfile=<(printf "%s\n" "$POSTGRES_PASSWORD") "${waldir[@]}" '"$POSTGRES_INITDB_ARGS"
+    eval 'initdb --username="$POSTGRES_USER" --pwfile=<(printf "%s\n" "$POSTGRES_PASSWORD")' \
+        "$waldir" "$POSTGRES_INITDB_ARGS"
 }
 
 allow_network_logins() {
@@ -86,21 +87,17 @@ allow_network_logins() {
 }
 
 run_sql() {
-    local -a database=()
-    if [ -n "$POSTGRES_DB" ]; then
-        database=(--dbname "$POSTGRES_DB")
-    fi
-    PGHOST='' PGHOSTADDR='' psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --no-password --no-psqlrc "${database[@]}" "$@"
+    local database="$1"
+    shift
+    PGHOST='' PGHOSTADDR='' psql --set ON_ERROR_STOP=1 --no-password --no-psqlrc \
+        --username "$POSTGRES_USER" --dbname "$database" "$@"
 }
 
 create_database() {
-    if [ "$POSTGRES_DB" = postgres ]; then
-        return
-    fi
     local found
-    found="$(POSTGRES_DB='' run_sql --dbname postgres --set db="$POSTGRES_DB" --tuples-only <<< "SELECT 1 FROM pg_database WHERE datname = :'db'")"
+    found="$(run_sql postgres --set db="$POSTGRES_DB" --tuples-only <<< "SELECT 1 FROM pg_database WHERE datname = :'db'")"
     if [ -z "$found" ]; then
-        POSTGRES_DB='' run_sql --dbname postgres --set db="$POSTGRES_DB" <<< 'CREATE DATABASE :"db"'
+        run_sql postgres --set db="$POSTGRES_DB" <<< 'CREATE DATABASE :"db"'
     fi
 }
 
@@ -120,11 +117,11 @@ run_init_files() {
                 ;;
             *.sql)
                 echo "$0: running $file"
-                run_sql --file "$file"
+                run_sql "$POSTGRES_DB" --file "$file"
                 ;;
             *.sql.gz)
                 echo "$0: running $file"
-                gunzip --stdout "$file" | run_sql
+                gunzip --stdout "$file" | run_sql "$POSTGRES_DB"
                 ;;
             *) echo "$0: ignoring $file" ;;
         esac
@@ -138,7 +135,7 @@ main() {
     if [ "${1:-}" = postgres ] && ! wants_information "$@"; then
         prepare_directories
         if [ "$(id -u)" = 0 ]; then
-            exec setpriv --reuid=postgres --regid=postgres --init-groups "$BASH_SOURCE" "$@"
+            exec setpriv --reuid=postgres --regid=postgres --init-groups "${BASH_SOURCE[0]}" "$@"
         fi
         from_env_or_file POSTGRES_PASSWORD
         from_env_or_file POSTGRES_USER postgres
