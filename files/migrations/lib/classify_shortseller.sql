@@ -1,28 +1,29 @@
 -- Decides which staged rows of the bot migration.bot_id cannot be migrated, and
--- why, so that the merge never stumbles over a constraint.
+-- why, so that the merge never stumbles over a constraint. The functions are
+-- STABLE because format() is: declared IMMUTABLE they would not be inlined.
 
 CREATE FUNCTION pg_temp.misfit(name text, value numeric, bound numeric, places integer) RETURNS text
-LANGUAGE sql IMMUTABLE AS $$
+LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN NOT migration.fits(value, bound, places)
                 THEN format('%s %s does not fit: expected a number below %s with at most %s decimals', name, value, bound, places) END
 $$;
 
-CREATE FUNCTION pg_temp.money(name text, value numeric) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION pg_temp.money(name text, value numeric) RETURNS text LANGUAGE sql STABLE AS $$
     SELECT pg_temp.misfit(name, value, 1000000000000, 8)
 $$;
 
 -- As money(), and neither missing nor below zero.
-CREATE FUNCTION pg_temp.amount(name text, value numeric) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION pg_temp.amount(name text, value numeric) RETURNS text LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN value IS NULL THEN name || ' is missing'
                 WHEN value < 0 THEN format('%s %s is below zero', name, value)
                 ELSE pg_temp.money(name, value) END
 $$;
 
-CREATE FUNCTION pg_temp.missing(name text, value text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION pg_temp.missing(name text, value text) RETURNS text LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN value IS NULL THEN name || ' is missing' END
 $$;
 
-CREATE FUNCTION pg_temp.one_of(name text, value text, known text[]) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION pg_temp.one_of(name text, value text, known text[]) RETURNS text LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN value IS NULL THEN name || ' is missing'
                 WHEN lower(value) <> ALL (known) THEN
                     format('unknown %s ''%s'': expected one of %s', name, value, array_to_string(known, ', ')) END

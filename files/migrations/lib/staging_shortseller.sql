@@ -39,9 +39,10 @@ CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.risk_metrics (
     extra jsonb, _reject text
 );
 
--- The part of a row that no column of the unified table holds verbatim.
+-- The part of a row that no column of the unified table holds verbatim. STABLE,
+-- as what it calls, or it would not be inlined.
 CREATE OR REPLACE FUNCTION legacy_shortseller.legacy(source_table text, id bigint, kept jsonb, extra jsonb) RETURNS jsonb
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT coalesce(extra, '{}') || jsonb_strip_nulls(kept) || jsonb_build_object('table', source_table, 'id', id)
 $$;
 
