@@ -131,6 +131,26 @@ def state(host: Any, facts: dict[str, Any]) -> State:
     return read
 
 
+@pytest.fixture
+def check_journals(host: Any, facts: dict[str, Any]) -> Callable[[], None]:
+    """Fails unless all that the legacy databases acknowledged before the last migration is in trading_db."""
+    zones = " ".join(f"--timezone {bot['id']}={bot['timezone']}" for bot in facts["bots"])
+    dsn = f"host=127.0.0.1 port={facts['ports']['postgres']} dbname=trading_db user=trading_user"
+    command = (
+        f"cd {facts['base_dir']} && . ./.env.database && "
+        f"PGPASSWORD=$POSTGRES_PASSWORD python3 - --dsn '{dsn}' {zones} journal"
+    )
+
+    def check() -> None:
+        name = host.backend.host.name
+        with PROJECT.joinpath("tests/legacy/check_journal.py").open() as program:
+            subprocess.run(
+                ["ssh", "-F", PROJECT / f".cache/testbed/{name}.ssh", name, command], stdin=program, check=True
+            )
+
+    return check
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Adds the logs of the services concerned to the report of a failure."""

@@ -46,12 +46,16 @@ def playbooks_of(scenario: Path) -> dict[str, Path]:
     named: dict[str, str] = {"converge": "converge.yml"}
     for config in (ROOT / ".config/molecule/config.yml", scenario / "molecule.yml"):
         named |= ((load(config) or {}).get("ansible") or {}).get("playbooks") or {}
-    sequence = ((load(scenario / "molecule.yml") or {}).get("scenario") or {}).get("test_sequence") or []
-    for action in sequence:
-        words = action.split()
-        if len(words) > 1:
-            named[action] = words[1]
+    for action in sequence_of(scenario):
+        verb, *paths = action.split()
+        if paths and verb != "verify":
+            named[action] = paths[0]
     return {action: (scenario / path).resolve() for action, path in named.items()}
+
+
+def sequence_of(scenario: Path) -> list[str]:
+    """What a scenario does in an order of its own, or nothing."""
+    return ((load(scenario / "molecule.yml") or {}).get("scenario") or {}).get("test_sequence") or []
 
 
 def mappings(node: Any) -> Iterator[dict[str, Any]]:
@@ -165,10 +169,14 @@ def test_scenario_has_all_its_files(scenario: Path) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=name_of)
 def test_scenario_verifies_something(scenario: Path) -> None:
-    tests = sorted(scenario.glob("tests/test_*.py"))
-    assert tests, f"{scenario.name} has no tests/test_*.py: molecule verify would pass without a word"
-    for path in tests:
-        assert re.search(r"^def test_", path.read_text(), flags=re.M), f"{path} holds no test"
+    folders = {"tests"} | {
+        path for action in sequence_of(scenario) for path in action.split()[1:] if action[:6] == "verify"
+    }
+    for folder in folders:
+        tests = sorted(scenario.glob(f"{folder}/test_*.py"))
+        assert tests, f"{scenario.name} has no {folder}/test_*.py: molecule verify would pass without a word"
+        for path in tests:
+            assert re.search(r"^def test_", path.read_text(), flags=re.M), f"{path} holds no test"
 
 
 def test_every_folder_of_molecule_is_a_scenario() -> None:

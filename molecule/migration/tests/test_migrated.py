@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[3]
 PHASE2 = "playbooks/phase2_data_migration.yml"
 
 pytestmark = pytest.mark.service("trading_postgres")
@@ -152,14 +149,8 @@ def test_report_accounts_for_every_row(host: Any, facts: dict[str, Any]) -> None
         assert table["source"] == table["migrated"] + table["rejected"], table
 
 
-def test_nothing_that_a_database_acknowledged_is_missing(host: Any, facts: dict[str, Any]) -> None:
-    name = host.backend.host.name
-    check = (
-        f"cd {facts['base_dir']} && . ./.env.database && PGPASSWORD=$POSTGRES_PASSWORD "
-        f"python3 - --dsn 'host=127.0.0.1 port={facts['ports']['postgres']} dbname=trading_db user=trading_user' journal"
-    )
-    with PROJECT.joinpath("tests/legacy/check_journal.py").open() as program:
-        subprocess.run(["ssh", "-F", PROJECT / f".cache/testbed/{name}.ssh", name, check], stdin=program, check=True)
+def test_nothing_that_a_database_acknowledged_is_missing(check_journals: Any) -> None:
+    check_journals()
 
 
 def test_a_difference_fails_the_verification(play: Any, psql: Any) -> None:
