@@ -58,6 +58,7 @@ STEPS = [
     playbook("Preflight", "playbooks/preflight.yml"),
     playbook("Phase 1: infrastructure", "playbooks/phase1_infrastructure.yml"),
     playbook("Phase 2: data migration", "playbooks/phase2_data_migration.yml"),
+    playbook("Look up every acknowledged write", "tests/legacy/check_journal.yml"),
 ]
 
 SUMMARY = Step("Summary", ["python", "tests/demo/summary.py"])
