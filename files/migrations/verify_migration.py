@@ -47,8 +47,11 @@ def as_table(report: dict[str, Any]) -> str:
         if not bot["tables"]:
             rows.append((bot["bot_id"], "-", "-", "-", "-", "-", "-", "equal" if bot["ok"] else "DIFFERS"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    numbers = range(3, 7)
     return "\n".join(
-        "  ".join(cell.rjust(width) if 3 <= i <= 6 else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))).rstrip()
+        "  ".join(
+            cell.rjust(widths[i]) if i in numbers else cell.ljust(widths[i]) for i, cell in enumerate(row)
+        ).rstrip()
         for row in rows
     )
 

@@ -68,7 +68,7 @@ class Mapper:
         staged: list[str | None] = [self.bot_id, str(row[0])]
         legacy: dict[str, Any] = {}
         reasons: list[str] = []
-        for field, value in zip(self.fields, row[1:]):
+        for field, value in zip(self.fields, row[1:], strict=False):
             result = None
             try:
                 if value is None and field.required:
@@ -79,7 +79,7 @@ class Mapper:
             if field.target:
                 staged.append(result)
         if self.extra:
-            for name, value in zip(self.extra, row[1 + len(self.fields) :]):
+            for name, value in zip(self.extra, row[1 + len(self.fields) :], strict=True):
                 if value is not None:
                     legacy.setdefault(name, _plain(value))
         if self.table == "trades" and not reasons:
@@ -88,7 +88,7 @@ class Mapper:
             staged[-1] = staged[self.staging_columns.index(_OWN_TIME[self.table])]
         if reasons:
             self.rejected += 1
-            original = {name: _plain(value) for name, value in zip(self.source_columns, row)}
+            original = {name: _plain(value) for name, value in zip(self.source_columns, row, strict=True)}
             return [*staged, None, _dump(original), "; ".join(reasons)]
         legacy["table"] = self.table
         legacy["id"] = row[0]
@@ -158,9 +158,10 @@ def _kept(mapper: Mapper, field: Field, value: Any, legacy: dict[str, Any]) -> N
 
 
 def _text_and_kept(mapper: Mapper, field: Field, value: Any, legacy: dict[str, Any]) -> str | None:
-    if value is not None:
-        legacy[field.source] = values.text(value)
-    return value
+    result = _text(mapper, field, value, legacy)
+    if result is not None:
+        legacy[field.source] = result
+    return result
 
 
 def _number(mapper: Mapper, field: Field, value: Any, legacy: dict[str, Any]) -> str | None:

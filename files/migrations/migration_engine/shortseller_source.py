@@ -11,14 +11,12 @@ from datetime import datetime
 from decimal import Decimal
 
 import psycopg2
-import psycopg2.extensions
 from psycopg2 import sql
 
 from .errors import MigrationError, SourceError
 from .settings import Bot, legacy_tables
 from .statistics import Statistics
-
-Cursor = psycopg2.extensions.cursor
+from .target import Cursor
 
 SCHEMA = "trading"
 _NUMBERS = {"numeric", "smallint", "integer", "bigint"}
@@ -70,14 +68,14 @@ class Snapshot:
         sums, low, high = values[: len(numbers)], values[len(numbers) : -len(times)], values[-len(times) :]
         return Statistics(
             count,
-            {c: total if total is not None else Decimal(0) for c, total in zip(numbers, sums)},
-            {c: value for c, value in zip(times, low) if value is not None},
-            {c: value for c, value in zip(times, high) if value is not None},
+            {c: total if total is not None else Decimal(0) for c, total in zip(numbers, sums, strict=True)},
+            {c: value for c, value in zip(times, low, strict=True) if value is not None},
+            {c: value for c, value in zip(times, high, strict=True) if value is not None},
         )
 
     def copy_into(self, table: Table, bot_id: str, target: Cursor, schema: str) -> None:
         """Stream the table into its staging table, server to server through a pipe."""
-        extra = sql.SQL("NULL")
+        extra: sql.Composable = sql.SQL("NULL")
         if table.extra:
             pairs = [sql.SQL("{}, {}").format(sql.Literal(c), sql.Identifier(c)) for c in table.extra]
             extra = sql.SQL("jsonb_strip_nulls(jsonb_build_object({}))").format(sql.SQL(", ").join(pairs))

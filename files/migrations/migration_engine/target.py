@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg2
 import psycopg2.extensions
@@ -19,8 +19,8 @@ from .errors import MigrationError, RejectsError, TargetError, UsageError
 from .settings import DIRECTORY, Bots
 from .statistics import Statistics
 
-Connection = psycopg2.extensions.connection
-Cursor = psycopg2.extensions.cursor
+Connection: TypeAlias = psycopg2.extensions.connection
+Cursor: TypeAlias = psycopg2.extensions.cursor
 
 # Errors the SQL raises on purpose, by SQLSTATE.
 _RAISED = {"MG002": UsageError, "MG003": RejectsError, "MG005": TargetError, "55P03": TargetError}

@@ -250,14 +250,13 @@ def _verify_mapping(
     # A candle that another source holds has only its values in common.
     differing = part["differing"]
     if target_table == "trading.market_data":
-        prices = "open_price, high_price, low_price, close_price, volume".split(", ")
-        same = " AND ".join(f"t.{c} IS NOT DISTINCT FROM s.{c}" for c in prices)
+        same = " AND ".join(f"t.{c} IS NOT DISTINCT FROM s.{c}" for c in sums)
         differing = f"CASE WHEN {part['t_bot']} = s._bot_id THEN {part['differing']} ELSE NOT ({same}) END"
     # The parts come from migration.mapping_sql, the columns from above: no input.
     columns = [
         "count(*)",
         "count(t.id)",
-        "count(*) FILTER (WHERE t.id IS NOT NULL AND %s)" % differing,
+        f"count(*) FILTER (WHERE t.id IS NOT NULL AND {differing})",
         *(f"coalesce(sum(t.{c}), 0)" for c in sums.values()),
         *(f"{f}(t.{c})::text" for c in ranges.values() for f in ("min", "max")),
     ]
@@ -294,7 +293,7 @@ def _verify_mapping(
     if held != distinct:
         report.differences.append(f"{held - distinct} legacy rows are there more than once")
     if source and not ran:
-        compare_numbers(report, source.minus(rejected), dict(zip(sums, map(Decimal, numbers))))
+        compare_numbers(report, source.minus(rejected), dict(zip(sums, map(Decimal, numbers), strict=False)))
         texts = numbers[len(sums) :]
         compare_ranges(report, source, rejected, {n: (texts[2 * i], texts[2 * i + 1]) for i, n in enumerate(ranges)})
     return report
