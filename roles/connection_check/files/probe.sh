@@ -36,14 +36,15 @@ talk() {
     exec 3>&-
 } 2>&1
 
+# A password holds no space or quote, so Redis' inline form takes it as it is.
 ping_request=$'PING\r\n'
-auth_request="$(printf '*2\r\n$4\r\nAUTH\r\n$%d\r\n%s\r\n_' "${#redis_password}" "$redis_password")"
+auth_request="AUTH $redis_password"$'\r\n'
 
 report "PostgreSQL: $user logs in" "^$user in $database\$" "$(login "${postgres[@]}" "$password")"
 report 'PostgreSQL: a wrong password is refused' 'password authentication failed' "$(login "${postgres[@]}" "not-$password")"
 report "PgBouncer: $user logs in" "^$user in $database\$" "$(login "${pgbouncer[@]}" "$password")"
 report 'PgBouncer: a wrong password is refused' 'authentication failed' "$(login "${pgbouncer[@]}" "not-$password")"
-report 'Redis: PING with the password' '^\+PONG' "$(talk "${redis[@]}" "${auth_request%_}$ping_request" 2)"
+report 'Redis: PING with the password' '^\+PONG' "$(talk "${redis[@]}" "$auth_request$ping_request" 2)"
 report 'Redis: PING without it is refused' '^-NOAUTH' "$(talk "${redis[@]}" "$ping_request" 1)"
 report 'InfluxDB: /health' '^HTTP/1\.[01] 200 ' "$(talk "${influxdb[@]}" $'GET /health HTTP/1.0\r\nHost: influxdb\r\n\r\n' 1)"
 report 'Grafana: /api/health' '^HTTP/1\.[01] 200 ' "$(talk "${grafana[@]}" $'GET /api/health HTTP/1.0\r\nHost: grafana\r\n\r\n' 1)"
