@@ -116,7 +116,7 @@ def state(host: Any, facts: dict[str, Any]) -> State:
     commands = {
         "files": f"find {facts['base_dir']} \\( -path '*/journal/*' -o -path '*/momentum/data' \\) -prune -o "
         "-printf '%p %m %u %g %s %T@\\n' | sort",
-        "temporary": "find /tmp /var/tmp -xdev | grep -v systemd-private | sort",
+        "temporary": "find /tmp /var/tmp -xdev | grep -v -e systemd-private -e runc-process | sort",
         "containers": "docker ps --all --format '{{.ID}} {{.Names}} {{.State}}' | sort",
         "images": "docker images --all --no-trunc --quiet | sort",
         "networks": "docker network ls --no-trunc --quiet | sort",
