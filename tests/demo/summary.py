@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import testinfra
+import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 PROJECT = Path(__file__).resolve().parents[2]
-INVENTORY = PROJECT / "inventory" / "demo"
+FACTS = PROJECT / "inventory" / "demo" / "group_vars" / "trading" / "host.yml"
+SSH_CONFIG = PROJECT / ".cache" / "testbed" / "trading_demo_host.ssh"
 STEPS = PROJECT / ".cache" / "demo" / "steps.json"
 
 TABLES_PER_SCHEMA = """
@@ -27,7 +29,8 @@ SELECT json_agg(s) FROM (
 BOTS = """
 SELECT json_agg(b) FROM (
   SELECT bot_id, status, current_equity,
-         (SELECT count(*) FROM trading.trades t WHERE t.bot_id = b.bot_id AND exit_time IS NULL) AS open_trades,
+         (SELECT count(*) FROM trading.trades t WHERE t.bot_id = b.bot_id AND exit_time IS NULL
+          AND t.status IN ('pending', 'partially_filled', 'filled')) AS open_trades,
          (SELECT count(*) FROM trading.positions p WHERE p.bot_id = b.bot_id AND p.status = 'open') AS open_positions
   FROM trading.bots b ORDER BY bot_id) b
 """
@@ -37,8 +40,8 @@ class Host:
     """The demo host, as its operator sees it."""
 
     def __init__(self) -> None:
-        self._host = testinfra.get_host(f"ansible://trading?ansible_inventory={INVENTORY}")
-        self.base = self._host.backend.get_variables()["base_dir"]
+        self._host = testinfra.get_host(f"ssh://trading_demo_host?ssh_config={SSH_CONFIG}")
+        self.base = yaml.safe_load(FACTS.read_text())["base_dir"]
 
     def run(self, command: str) -> str:
         """Standard output of `command`; RuntimeError with its errors when it fails."""
