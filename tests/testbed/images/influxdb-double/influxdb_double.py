@@ -565,10 +565,8 @@ class Api:
         }
 
     def _list_orgs(self, query: dict[str, str]) -> dict[str, Any]:
-        if "org" in query or "orgID" in query:
-            found = [self.store.find_org(query.get("org"), query.get("orgID"))]
-        else:
-            found = self.store.state["orgs"]
+        named = "org" in query or "orgID" in query
+        found = [self.store.find_org(query.get("org"), query.get("orgID"))] if named else self.store.state["orgs"]
         return {"links": {"self": "/api/v2/orgs"}, "orgs": [org_document(org) for org in found]}
 
     def _list_buckets(self, query: dict[str, str], authorization: dict[str, Any] | None) -> dict[str, Any]:
