@@ -113,7 +113,7 @@ def run(connection: Connection, bots: Bots, only: str | None, accepted: int, dry
         for bot in chosen:
             stage(cursor, bot)
         if dry_run:
-            result = target.merge(cursor, "momentum", ids, sys.maxsize)
+            result = target.merge(cursor, "momentum", ids, 2**31 - 1)
             connection.rollback()
     if not dry_run:
         with connection, connection.cursor() as cursor:
