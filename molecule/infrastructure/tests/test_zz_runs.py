@@ -100,9 +100,17 @@ def test_server_refuses_its_file_before_it_lands(
     assert state() == before
 
 
-def test_changed_setting_recreates_its_service_alone(host: Any, play: Any, state: Any, secrets: dict[str, str]) -> None:
+def test_drift_and_a_changed_setting_are_announced_and_mended_alone(
+    host: Any, base: str, play: Any, state: Any, secrets: dict[str, str]
+) -> None:
+    superuser = "docker exec trading_postgres psql -XAtq -U postgres -d trading_db -c %s"
+    host.check_output("chmod 0755 %s/database/backups", base)
+    host.check_output("docker stop trading_pgbouncer")
+    host.check_output(superuser, "ALTER ROLE trading_user SUPERUSER")
+    host.check_output(superuser, "GRANT EXECUTE ON FUNCTION pgbouncer.get_auth(text) TO PUBLIC")
     kept = containers(host)
     before = state()
+
     announced = play(PHASE1, "--check", "--diff", redis_maxmemory="256mb")
     assert announced.code == 0
     assert state() == before
@@ -110,37 +118,27 @@ def test_changed_setting_recreates_its_service_alone(host: Any, play: Any, state
     run = play(PHASE1, redis_maxmemory="256mb")
     assert run.code == 0
     assert run.changed == announced.changed
+    assert run.changed == {
+        "Create the folders that are closed to other users",
+        "Render redis.conf",
+        "Render docker-compose.unified-db.yml",
+        "Start postgres, redis, influxdb",
+        "Create the roles that log in",
+        "Grant what each role needs and nobody else has",
+        "Start pgbouncer, grafana, postgres-backup",
+    }
     now = containers(host)
     assert {name for name in now if now[name] != kept[name]} == {"trading_redis"}
+    assert host.check_output(superuser, "SELECT rolsuper FROM pg_roles WHERE rolname = 'trading_user'") == "f"
     shown = host.check_output(
         "docker exec -e REDISCLI_AUTH=%s trading_redis redis-cli config get maxmemory", secrets["REDIS_PASSWORD"]
     )
     assert shown.split()[1] == str(256 * 1024 * 1024)
 
-    assert play(PHASE1).code == 0
-
-
-def test_drift_is_announced_and_mended(
-    host: Any, base: str, play: Any, facts: dict[str, Any], secrets: dict[str, str]
-) -> None:
-    superuser = "docker exec trading_postgres psql -XAtq -U postgres -d trading_db -c %s"
-    host.check_output("chmod 0755 %s/database/backups", base)
-    host.check_output("docker stop trading_pgbouncer")
-    host.check_output(superuser, "ALTER ROLE trading_user SUPERUSER")
-    host.check_output(superuser, "GRANT EXECUTE ON FUNCTION pgbouncer.get_auth(text) TO PUBLIC")
-
-    announced = play(PHASE1, "--check", "--diff")
-    run = play(PHASE1)
-    assert run.code == announced.code == 0
-    assert run.changed == announced.changed
-    assert run.changed == {
-        "Create the folders that are closed to other users",
-        "Create the roles that log in",
-        "Grant what each role needs and nobody else has",
-        "Start pgbouncer, grafana, postgres-backup",
-    }
-    assert host.check_output(superuser, "SELECT rolsuper FROM pg_roles WHERE rolname = 'trading_user'") == "f"
-
     again = play(PHASE1)
     assert again.code == 0
-    assert again.changed == frozenset()
+    assert again.changed == {
+        "Render redis.conf",
+        "Render docker-compose.unified-db.yml",
+        "Start postgres, redis, influxdb",
+    }
