@@ -100,7 +100,7 @@ def run(connection: Connection, bots: Bots, only: str | None, accepted: int, dry
     """Stage, then merge: two transactions, so that rejects outlive a merge that stops on them."""
     chosen = bots.of_type("momentum", only)
     ids = [bot.bot_id for bot in chosen]
-    with connection, connection.cursor() as cursor:
+    with target.transaction(connection, dry_run) as cursor:
         target.prepare(cursor, "momentum")
         if dry_run:
             target.register(cursor, bots, "momentum", only)
@@ -116,7 +116,7 @@ def run(connection: Connection, bots: Bots, only: str | None, accepted: int, dry
             result = target.merge(cursor, "momentum", ids, 2**31 - 1)
             connection.rollback()
     if not dry_run:
-        with connection, connection.cursor() as cursor:
+        with target.transaction(connection) as cursor:
             result = target.merge(cursor, "momentum", ids, accepted)
     for report in result["bots"]:
         for table in report["tables"]:

@@ -79,14 +79,13 @@ def run(connection: Connection, bots: Bots, only: str | None, dry_run: bool) -> 
     reports: list[dict[str, object]] = []
     changed = False
     for bot in chosen:
-        with connection, connection.cursor() as cursor:
+        with target.transaction(connection, dry_run) as cursor:
             target.prepare(cursor, "shortseller")
             report = stage(cursor, bot)
             if dry_run:
                 target.register(cursor, bots, "shortseller", bot.bot_id)
                 merged = target.merge(cursor, "shortseller", [bot.bot_id], ALL)
                 report, changed = merged["bots"][0], changed or merged["changed"]
-                connection.rollback()
             reports.append(report)
     return {"changed": changed, "dry_run": dry_run, "bots": reports}
 

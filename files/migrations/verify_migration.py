@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         connection = target.connect("verify_migration.py")
         try:
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
-            with connection, connection.cursor() as cursor:
+            with target.transaction(connection) as cursor:
                 found = [verify_bot(cursor, bot) for bot in bots]
         finally:
             connection.close()

@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS migration.runs (
     snapshot_at TIMESTAMPTZ NOT NULL,
     staged_at TIMESTAMPTZ NOT NULL,
     merged_at TIMESTAMPTZ,
-    accepted_rejects INTEGER,
+    accepted_rejects BIGINT,
     notes JSONB NOT NULL DEFAULT '{}',
     result JSONB
 );

@@ -31,4 +31,5 @@ FROM (
     UNION ALL SELECT bot_id, 'system_events', id, _row, _reject FROM legacy_momentum.system_events
     UNION ALL SELECT bot_id, 'risk_events', id, _row, _reject FROM legacy_momentum.risk_events
 ) AS rejected
-WHERE bot_id = current_setting('migration.bot_id') AND reason IS NOT NULL;
+WHERE bot_id = current_setting('migration.bot_id') AND reason IS NOT NULL
+ORDER BY array_position('{trades,daily_snapshots,system_events,risk_events}'::text[], source_table), length(source_id), source_id;

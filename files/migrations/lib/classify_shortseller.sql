@@ -161,4 +161,5 @@ FROM (
     UNION ALL SELECT bot_id, 'account_balance', id::text, to_jsonb(s), _reject FROM legacy_shortseller.account_balance s
     UNION ALL SELECT bot_id, 'risk_metrics', id::text, to_jsonb(s), _reject FROM legacy_shortseller.risk_metrics s
 ) AS rejected
-WHERE bot_id = current_setting('migration.bot_id') AND reason IS NOT NULL;
+WHERE bot_id = current_setting('migration.bot_id') AND reason IS NOT NULL
+ORDER BY array_position('{trades,positions,market_data,signals,account_balance,risk_metrics}'::text[], source_table), length(source_id), source_id;

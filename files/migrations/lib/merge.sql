@@ -77,7 +77,9 @@ BEGIN
                        m.target_table, m.source_view, part ->> 'matching', part ->> 't_bot', part ->> 's_bot',
                        part ->> 'differing') INTO kept USING bot;
     END IF;
-    EXECUTE format('INSERT INTO %s (%s) SELECT %s FROM %s s WHERE %s = $1 AND NOT EXISTS (SELECT FROM %s t WHERE %s)',
+    -- In the order of the source, so that neighbours in time are neighbours on disk.
+    EXECUTE format('INSERT INTO %s (%s) SELECT %s FROM %s s WHERE %s = $1 AND NOT EXISTS (SELECT FROM %s t WHERE %s)
+                    ORDER BY length(s._source_id), s._source_id',
                    m.target_table, part ->> 'columns', part ->> 's_columns', m.source_view, part ->> 's_bot',
                    m.target_table, part ->> 'matching') USING bot;
     GET DIAGNOSTICS inserted = ROW_COUNT;

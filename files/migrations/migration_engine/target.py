@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -47,7 +47,7 @@ def connect(name: str) -> Connection:
             f"cannot connect to {database} at {host}:{port} as {user}: {str(error).strip()}; "
             "check POSTGRES_HOST, POSTGRES_PORT and POSTGRES_PASSWORD, and that trading_postgres runs"
         ) from error
-    with errors_named(), connection, connection.cursor() as cursor:
+    with errors_named(), transaction(connection) as cursor:
         cursor.execute("SELECT to_regclass('trading.risk_metrics') IS NOT NULL AND to_regclass('migration.ledger') IS NOT NULL")
         if not _one(cursor)[0]:
             raise TargetError(f"{database} at {host}:{port} has no unified schema: run 001_unified_schema.sql first")
@@ -61,13 +61,30 @@ def errors_named() -> Iterator[None]:
         yield
     except psycopg2.Error as error:
         text = (error.diag.message_primary or str(error)).strip()
-        raise _RAISED.get(error.pgcode or "", MigrationError)(text) from error
+        code = error.pgcode or ""
+        if isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError)) and code not in _RAISED:
+            raise TargetError(f"{text}; nothing is half done: check trading_postgres, then run this again") from error
+        raise _RAISED.get(code, MigrationError)(text) from error
+
+
+@contextmanager
+def transaction(connection: Connection, dry_run: bool = False) -> Iterator[Cursor]:
+    """Commit at the end; roll back on any error, and always in a dry run."""
+    try:
+        with connection.cursor() as cursor:
+            yield cursor
+        connection.rollback() if dry_run else connection.commit()
+    except BaseException:
+        # A server that went away has rolled back itself.
+        with suppress(psycopg2.Error):
+            connection.rollback()
+        raise
 
 
 @contextmanager
 def run_lock(connection: Connection) -> Iterator[None]:
     """Keep other migrations out until the session ends, or say who is at work."""
-    with errors_named(), connection, connection.cursor() as cursor:
+    with errors_named(), transaction(connection) as cursor:
         cursor.execute("SET LOCAL migration.lock_scope = 'session'")
         run_file(cursor, "run_lock.sql")
     yield
