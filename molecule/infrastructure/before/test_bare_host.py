@@ -47,6 +47,14 @@ def test_bad_input_is_named_and_nothing_is_changed(
     assert state() == before
 
 
+def test_one_part_alone_asks_for_the_whole_first(play: Any, state: Any) -> None:
+    before = state()
+    run = play(PHASE1, "--tags", "pgbouncer")
+    assert run.code != 0
+    assert "--tags pgbouncer leaves out the role that writes it" in run.text
+    assert state() == before
+
+
 def test_the_dry_run_announces_exactly_what_the_first_run_changes(play: Any, state: Any, host: Any) -> None:
     legacy = "docker ps --format '{{.ID}} {{.Names}} {{.CreatedAt}}' --filter name=shortseller --filter name=momentum"
     running = host.check_output(legacy)
