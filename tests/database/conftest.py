@@ -291,7 +291,7 @@ def empty_target(target_server: Server) -> Iterator[Target]:
 
 
 @pytest.fixture
-def target(target_server: Server, request: pytest.FixtureRequest) -> Iterator[Target]:
+def target(target_server: Server) -> Iterator[Target]:
     """trading_db with the unified schema."""
     with database(target_server, "unified_template") as name:
         yield Target(target_server, name)
@@ -313,12 +313,10 @@ def legacy(legacy_server: Server, target: Target) -> Iterator[Legacy]:
 @contextmanager
 def database(found: Server, template: str, user: str = "postgres") -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex[:12]}"
-    owner = "OWNER trading_user"
     with closing(found.connect("postgres", user)) as connection:
         connection.autocommit = True
         cursor = connection.cursor()
-        cursor.execute(f"CREATE DATABASE {name} TEMPLATE {template} {owner} STRATEGY file_copy" if user == "postgres"
-                       else f"CREATE DATABASE {name} TEMPLATE {template} {owner}")
+        cursor.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER trading_user")
         try:
             yield name
         finally:
@@ -338,7 +336,8 @@ class Momentum:
     def __init__(self, path: Path) -> None:
         self.path = path
         spec = importlib.util.spec_from_file_location("trade_database", LEGACY_FILES / "momentum/database/trade_database.py")
-        assert spec and spec.loader
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         self.bot = module.TradeDatabase(str(path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,9 @@ def test_trade(target: Target, momentum: Momentum) -> None:
         "take_profit": 5, "exit_price": Decimal("2"), "pnl_usd": Decimal("-1.5"), "pnl_pct": Decimal("1.234568"),
         "exit_reason": "Trailing Stop ✋", "holding_time_seconds": 14400, "signal_strength": Decimal("0.75"), "fees": None,
         # Summer time then, winter time later; created_at is UTC.
-        "entry_time": datetime(2025, 6, 1, 10, 0, 0, 123456, timezone.utc),
-        "exit_time": datetime(2025, 12, 1, 11, tzinfo=timezone.utc),
-        "created_at": datetime(2025, 6, 1, 12, 0, 1, tzinfo=timezone.utc),
+        "entry_time": datetime(2025, 6, 1, 10, 0, 0, 123456, UTC),
+        "exit_time": datetime(2025, 12, 1, 11, tzinfo=UTC),
+        "created_at": datetime(2025, 6, 1, 12, 0, 1, tzinfo=UTC),
     }  # fmt: skip
     assert {name: row[name] for name in expected} == expected
     assert row["metadata"]["legacy"] == {
@@ -85,7 +85,7 @@ def test_other_tables(target: Target, momentum: Momentum) -> None:
     assert (day["date"], day["ending_equity"], day["daily_pnl_pct"]) == (date(2025, 6, 1), Decimal("10010.5"), Decimal("0.105"))
     assert (day["total_trades"], day["winning_trades"], day["losing_trades"]) == (3, 2, 1)
     assert day["metadata"]["legacy"]["open_positions"] == 1
-    assert day["created_at"] == datetime(2025, 6, 1, 23, tzinfo=timezone.utc)
+    assert day["created_at"] == datetime(2025, 6, 1, 23, tzinfo=UTC)
     assert (half["starting_equity"], half["ending_equity"], half["total_trades"]) == (Decimal("10010.5"), None, None)
     assert demo["metadata"]["legacy"]["mode"] == "demo"
     # The last live day that has an equity.

@@ -83,7 +83,7 @@ def test_server_process_terminated_in_the_middle(target: Target, legacy: Legacy)
         target.rows("SELECT pg_terminate_backend(%s)", pid, user="postgres")
         _, err = process.communicate(timeout=30)
         assert process.returncode == 5
-        assert "error: terminating connection due to administrator command" in err
+        assert "nothing is half done: check trading_postgres, then run this again" in err
     assert unified(target) == before
     target.migrate_shortseller()
     assert target.value("SELECT count(*) FROM trading.trades") == 1000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import Legacy, Target
 
-NOON = datetime(2025, 6, 1, 12, tzinfo=timezone.utc)
+NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 
 
 def trade(legacy: Legacy, **changes: object) -> int:
@@ -128,7 +128,7 @@ def test_day_takes_its_equity_from_the_balances(target: Target, legacy: Legacy) 
     legacy.execute("DELETE FROM trading.account_balance")
     # 22:30 UTC on the first is 00:30 of the second in Berlin.
     for day, hour, equity in ((1, 10, 9900), (1, 22, 9950), (2, 12, 10100)):
-        when = datetime(2025, 6, day, hour, 30, tzinfo=timezone.utc)
+        when = datetime(2025, 6, day, hour, 30, tzinfo=UTC)
         legacy.insert("account_balance", total_balance=1, available_balance=1, equity=equity, timestamp=when)
     for day, pnl in ((31, 50), (32, 7), (33, -20)):
         legacy.insert("risk_metrics", date=f"2025-06-{day - 31:02}" if day > 31 else "2025-05-31", total_pnl=pnl, profit_factor=Decimal("999999.9999"))

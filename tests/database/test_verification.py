@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from .conftest import Legacy, Momentum, Target
 
-NOON = datetime(2025, 6, 1, 12, tzinfo=timezone.utc)
+NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture

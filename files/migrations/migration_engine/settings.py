@@ -43,6 +43,8 @@ def parse_bots(text: str) -> Bots:
     """Read bots.json, or say what is wrong with it."""
     try:
         entries = json.loads(text)
+        if not isinstance(entries, list):
+            raise TypeError(f"it holds {type(entries).__name__}")
         bots = tuple(
             Bot(str(e["bot_id"]), str(e["bot_type"]), str(e.get("timezone") or "UTC"), e.get("legacy") or {})
             for e in entries
