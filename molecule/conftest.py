@@ -90,7 +90,12 @@ def play(tmp_path: Path) -> Play:
         result = subprocess.run(
             command_of(playbook, *options, "-e", f"@{file}"),
             cwd=project,
-            env=os.environ | {"ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"},
+            env=os.environ
+            | {
+                "ANSIBLE_CONFIG": str(project / "ansible.cfg"),
+                "ANSIBLE_FORCE_COLOR": "false",
+                "ANSIBLE_NOCOLOR": "true",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

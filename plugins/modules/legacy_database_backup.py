@@ -502,6 +502,8 @@ def sqlite_error(path: Path, error: sqlite3.Error) -> BackupError:
     elif "readonly" in text:
         found = f"was left in the middle of a transaction ({path}-journal)"
         remedy = "Start its bot once, so that SQLite rolls the transaction back"
+    elif "malformed" in text or "not a database" in text:
+        found, remedy = f"is corrupt ({text})", "Restore it from a good copy"
     else:
         found, remedy = f"cannot be read ({text})", "Restore it from a good copy, or let its bot repair it"
     return BackupError(f"SQLite database {path} {found}; expected a readable database. {remedy}, then run this again.")

