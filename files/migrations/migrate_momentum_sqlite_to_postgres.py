@@ -84,8 +84,8 @@ def stage(cursor: Cursor, bot: Bot) -> None:
         run_id,
         {
             "timezone": bot.timezone,
-            "largest_rounding": _plain(max(m.largest_rounding[MONEY] for m in mappers)),
-            "largest_ratio_rounding": _plain(max(m.largest_rounding[RATIO] for m in mappers)),
+            "largest_rounding": _plain(max(m.largest_rounding[MONEY.places] for m in mappers)),
+            "largest_ratio_rounding": _plain(max(m.largest_rounding[RATIO.places] for m in mappers)),
             "ambiguous_times": sum(m.notes["ambiguous"] for m in mappers),
             "nonexistent_times": sum(m.notes["nonexistent"] for m in mappers),
         },

@@ -59,7 +59,8 @@ class Mapper:
         self.units: dict[str, int] = {}
         self.first: dict[str, date] = {}
         self.last: dict[str, date] = {}
-        self.largest_rounding = {MONEY: Decimal(0), RATIO: Decimal(0)}
+        # By the decimal places of the column.
+        self.largest_rounding = {MONEY.places: Decimal(0), RATIO.places: Decimal(0)}
         self.notes = {"ambiguous": 0, "nonexistent": 0}
 
     def stage(self, row: Sequence[Any]) -> list[str | None]:
@@ -130,8 +131,11 @@ def _iso(value: date) -> str:
     return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value.isoformat()
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 def _dump(content: dict[str, Any]) -> str:
-    return json.dumps(content, ensure_ascii=False, allow_nan=False)
+    return _encode(content)
 
 
 def _plain(value: Any) -> Any:
@@ -171,8 +175,8 @@ def _number(mapper: Mapper, field: Field, value: Any, legacy: dict[str, Any]) ->
     mapper.units[field.source] = mapper.units.get(field.source, 0) + result.units
     if result.rounding or (result.units == 0 and result.text[0] == "-"):
         legacy[field.source] = _plain(value)
-        if result.rounding > mapper.largest_rounding[field.column]:
-            mapper.largest_rounding[field.column] = result.rounding
+        if result.rounding > mapper.largest_rounding[field.column.places]:
+            mapper.largest_rounding[field.column.places] = result.rounding
     return result.text
 
 

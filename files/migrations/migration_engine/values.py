@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from decimal import ROUND_HALF_EVEN, Context, Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .errors import UsageError
@@ -37,8 +37,7 @@ MONEY = Column(12, 8)
 RATIO = Column(4, 6)
 
 
-@dataclass(frozen=True)
-class Number:
+class Number(NamedTuple):
     """A number as the column stores it: `units` of 10^-places, and the error of rounding."""
 
     text: str
@@ -47,6 +46,7 @@ class Number:
 
 
 _NO_ROUNDING = Decimal(0)
+_QUANTUM = {column.places: Decimal(1).scaleb(-column.places) for column in (MONEY, RATIO)}
 
 
 def number(value: Any, column: Column) -> Number:
@@ -54,7 +54,7 @@ def number(value: Any, column: Column) -> Number:
 
     Raises Unmappable for text, bytes, infinities and values too large.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if type(value) is not float and type(value) is not int:
         kind = {"str": "text", "bytes": "a blob"}.get(type(value).__name__, type(value).__name__)
         raise Unmappable(f"{value!r} is {kind}, expected a number")
     text = repr(value)
@@ -73,7 +73,7 @@ def _rounded(text: str, column: Column) -> Number:
     if not exact.is_finite():
         raise Unmappable(f"{text} is not a finite number")
     if exact.adjusted() < column.whole:
-        stored = exact.quantize(Decimal(1).scaleb(-column.places), ROUND_HALF_EVEN, _EXACT)
+        stored = exact.quantize(_QUANTUM[column.places], ROUND_HALF_EVEN, _EXACT)
         if stored.adjusted() < column.whole:
             units = int(stored.scaleb(column.places, _EXACT))
             return Number(f"{stored:f}", units, abs(_EXACT.subtract(exact, stored)))
