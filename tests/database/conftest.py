@@ -100,8 +100,9 @@ def server(image: str, user: str, migrations: Path) -> Iterator[Server]:
         },
         volumes={str(migrations): {"bind": "/migrations", "mode": "ro"}},
         ports={"5432/tcp": ("127.0.0.1", None)},
+        # `make clean` finds what a killed run left behind by this label.
+        labels={"trading.testbed": "database-tests"},
         detach=True,
-        remove=True,
     )
     try:
         deadline = time.monotonic() + 60
@@ -120,7 +121,7 @@ def server(image: str, user: str, migrations: Path) -> Iterator[Server]:
             time.sleep(0.2)
         yield found
     finally:
-        container.remove(force=True)
+        container.remove(force=True, v=True)
         client.close()
 
 
