@@ -123,7 +123,7 @@ def test_killed_container_is_restarted(host: Any, project: str) -> None:
     before = host.check_output("docker inspect -f '{{.State.Pid}}' probe_redis")
     host.check_output("sudo kill -9 %s", before)
     host.check_output(
-        "timeout 20 sh -c 'until [ \"$(docker inspect -f {{.State.Health.Status}} probe_redis)\" = healthy ]"
-        " && [ \"$(docker inspect -f {{.State.Pid}} probe_redis)\" != %s ]; do sleep 0.2; done'",
+        'timeout 20 sh -c \'until [ "$(docker inspect -f {{.State.Health.Status}} probe_redis)" = healthy ]'
+        ' && [ "$(docker inspect -f {{.State.Pid}} probe_redis)" != %s ]; do sleep 0.2; done\'',
         before,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 PHASE2 = "playbooks/phase2_data_migration.yml"
+SITE = "playbooks/site.yml"
 
 pytestmark = pytest.mark.service("trading_postgres")
 
@@ -21,7 +22,7 @@ def guide(host: Any, facts: dict[str, Any], commands: str) -> str:
 
 def test_dry_run_announces_nothing_and_changes_nothing(play: Any, state: Any) -> None:
     before = state()
-    run = play(PHASE2, "--check", "--diff")
+    run = play(SITE, "--check", "--diff")
     assert run.code == 0
     assert run.changed == frozenset()
     assert state() == before
