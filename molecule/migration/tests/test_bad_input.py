@@ -103,6 +103,17 @@ def test_bots_that_cannot_be_migrated(
     assert state() == before
 
 
+def test_wrong_legacy_password_is_reported_and_not_printed(facts: dict[str, Any], play: Any, content: Any) -> None:
+    bots = copy.deepcopy(facts["bots"])
+    bots[0]["legacy"]["postgres"]["password"] = "not-The-Pa55word"
+    before = content()
+    run = play(PHASE2, "-vvv", bots=bots)
+    assert run.code != 0
+    assert "password authentication failed" in run.text
+    assert "not-The-Pa55word" not in run.text
+    assert content() == before
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [

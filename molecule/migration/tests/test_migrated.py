@@ -35,7 +35,7 @@ def test_no_secret_is_printed(host: Any, facts: dict[str, Any], play: Any) -> No
         if "=" in line and any(word in line.split("=")[0] for word in ("PASSWORD", "TOKEN"))
     ]
     legacy = host.check_output("docker exec shortseller_postgres printenv POSTGRES_PASSWORD")
-    text = play(PHASE2, "-vv").text
+    text = play(PHASE2, "-vvv").text
     assert [secret for secret in [*secrets, legacy] if secret in text] == []
 
 
