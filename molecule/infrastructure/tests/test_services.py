@@ -69,15 +69,13 @@ class TestFromAnotherContainer:
     def test_no_password_is_refused(self, client: Any, server: str) -> None:
         assert client(server, "trading_user", "").rc != 0
 
-    def test_grafana_reads_and_cannot_write(
+    def test_grafana_sees_nothing_it_was_not_given(
         self, client: Any, psql: Callable[[str], str], secrets: dict[str, str], server: str
     ) -> None:
         psql("CREATE SCHEMA probe; CREATE TABLE probe.seen AS SELECT 42 AS answer")
         try:
-            password = secrets["GRAFANA_DB_PASSWORD"]
-            assert client(server, "grafana_reader", password, "SELECT answer FROM probe.seen").stdout == "42\n"
-            refused = client(server, "grafana_reader", password, "INSERT INTO probe.seen VALUES (43)")
-            assert "permission denied for table seen" in refused.stderr
+            refused = client(server, "grafana_reader", secrets["GRAFANA_DB_PASSWORD"], "SELECT answer FROM probe.seen")
+            assert "permission denied for schema probe" in refused.stderr
         finally:
             psql("DROP SCHEMA probe CASCADE")
 

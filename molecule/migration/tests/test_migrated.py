@@ -75,6 +75,17 @@ def test_tables_per_schema(host: Any, facts: dict[str, Any]) -> None:
     assert "(12 rows)" in shown
 
 
+def test_grafana_reads_the_unified_tables_and_nothing_else(host: Any) -> None:
+    def ask(sql: str) -> Any:
+        return host.run("docker exec trading_postgres psql -XAtq -U grafana_reader -d trading_db -c %s", sql)
+
+    assert int(ask("SELECT count(*) FROM trading.trades").stdout) > 0
+    assert ask("SELECT count(*) FROM analytics.system_health_dashboard").stdout == "1\n"
+    assert "permission denied for table trades" in ask("DELETE FROM trading.trades").stderr
+    assert "permission denied for schema" in ask("SELECT count(*) FROM legacy_shortseller.trades").stderr
+    assert "permission denied for schema" in ask("SELECT count(*) FROM migration.rejects").stderr
+
+
 def test_guide_commands_of_the_migrations(host: Any, facts: dict[str, Any], content: Any) -> None:
     before = content()
     printed = """
