@@ -4,7 +4,9 @@
 Step 2.3, first half; 002_migrate_shortseller_data.sql then merges it. One
 read-only snapshot of the legacy server is streamed into staging in one
 transaction, and rows that cannot be migrated are stored in migration.rejects.
-The unified tables are not touched.
+The unified tables are not touched. After the first merge only those rows are
+fetched that can have changed since, which the rows themselves tell by the
+transaction that wrote them; with --full all are fetched again.
 
 With --dry-run the merge is carried out as well, reported, and all is rolled back.
 
@@ -17,6 +19,7 @@ The last line on stdout is the result as JSON.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from datetime import datetime, timezone
@@ -26,45 +29,84 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 
 from migration_engine import settings, target  # noqa: E402
+from migration_engine.progress import Progress, say  # noqa: E402
 from migration_engine.settings import Bot, Bots  # noqa: E402
 from migration_engine.shortseller_source import snapshot  # noqa: E402
-from migration_engine.target import Connection, Cursor  # noqa: E402
+from migration_engine.target import Connection, Cursor, SourceTable  # noqa: E402
 
 SCHEMA = "legacy_shortseller"
 # A dry run reports rejects; the real merge decides about them.
 ALL = 2**31 - 1
+# One row a day, each from all days before: always fetched as a whole.
+SMALL = ("risk_metrics",)
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def stage(cursor: Cursor, bot: Bot) -> dict[str, object]:
+def stage(cursor: Cursor, bot: Bot, full: bool) -> dict[str, object]:
     """Stage one bot in the current transaction; its part of the result."""
     started_at = datetime.now(timezone.utc)
     with snapshot(bot, lambda text: say(f"warning: {text}")) as source:
+        engine = bot.engine()
+        base = None if full else target.base_run(cursor, bot.bot_id, engine)
+        changed = source.position.changed_since(base.position) if base else None
         target.empty_staging(cursor, SCHEMA, [t.name for t in source.tables], bot.bot_id)
-        run_id = target.begin_run(cursor, bot.bot_id, f"{bot.legacy['database']} at {bot.legacy['host']}:{bot.legacy['port']}", started_at, source.snapshot_at)
+        cursor.execute("DELETE FROM migration.source_ids WHERE bot_id = %s", (bot.bot_id,))
+        run_id = target.begin_run(
+            cursor,
+            bot.bot_id,
+            f"{bot.legacy['database']} at {bot.legacy['host']}:{bot.legacy['port']}",
+            started_at,
+            source.snapshot_at,
+            mode="full" if changed is None else "delta",
+            engine=engine,
+            position=dataclasses.asdict(source.position),
+        )
+        known = {table.name: target.rejected_ids(cursor, bot.bot_id, table.name) for table in source.tables}
         counts = {}
         for table in source.tables:
-            source.copy_into(table, bot.bot_id, cursor, SCHEMA)
-            statistics = source.statistics(table)
-            target.record_statistics(cursor, run_id, table.name, statistics)
+            condition = "true" if changed is None or table.name in SMALL else _again(table.name, changed, known)
+            count = source.count(table)
+            staged, row_hash = source.hash(table, condition)
+            source.copy_into(
+                table, bot.bot_id, cursor, SCHEMA, condition, Progress(f"{bot.bot_id}: {table.name}", staged)
+            )
             cursor.execute(f"ANALYZE {SCHEMA}.{table.name}")
-            counts[table.name] = statistics.row_count
-            say(f"{bot.bot_id}: {table.name}: {statistics.row_count} rows staged")
-    target.run_file(cursor, "classify_shortseller.sql")
+            counts[table.name] = SourceTable(
+                table.name, count, staged, condition == "true", None, row_hash, table.canonical_sql()
+            )
+            say(f"{bot.bot_id}: {table.name}: {staged} of {count} rows staged")
+        target.run_file(cursor, "classify_shortseller.sql")
+        for table in source.tables:
+            found = counts[table.name]
+            # What was rejected cannot arrive.
+            refused = target.rejected_ids(cursor, bot.bot_id, table.name)
+            if refused:
+                _, lost = source.hash(table, f"id IN ({', '.join(map(str, map(int, refused)))})")
+                found = dataclasses.replace(found, hash=found.hash - lost)
+            if not found.whole and base is not None:
+                new = target.count_new(cursor, "shortseller", table.name, bot.bot_id, known[table.name])
+                if found.row_count != base.row_counts[table.name] + new:
+                    source.copy_ids(table, bot.bot_id, cursor)
+            target.record_table(cursor, run_id, found)
     target.finish_run(cursor, run_id, {"largest_rounding": "0"})
-    cursor.execute("SELECT source_table, source_id, reason FROM migration.rejects WHERE bot_id = %s ORDER BY reject_id", (bot.bot_id,))
+    cursor.execute(
+        "SELECT source_table, source_id, reason FROM migration.rejects WHERE bot_id = %s ORDER BY reject_id",
+        (bot.bot_id,),
+    )
     rejects = [{"table": table, "id": source_id, "reason": reason} for table, source_id, reason in cursor.fetchall()]
     if rejects:
         say(f"{bot.bot_id}: {len(rejects)} rows cannot be migrated, the first: {rejects[0]}")
     return {
         "bot_id": bot.bot_id,
         "run_id": run_id,
+        "mode": "full" if changed is None else "delta",
         "tables": [
-            {"source_table": name, "source": count, "rejected": sum(r["table"] == name for r in rejects)}
-            for name, count in counts.items()
+            {
+                "source_table": name,
+                "source": found.row_count,
+                "staged": found.staged,
+                "rejected": sum(r["table"] == name for r in rejects),
+            }
+            for name, found in counts.items()
         ],
         "rejects": rejects[:10],
         "rejected": len(rejects),
@@ -73,7 +115,20 @@ def stage(cursor: Cursor, bot: Bot) -> dict[str, object]:
     }
 
 
-def run(connection: Connection, bots: Bots, only: str | None, dry_run: bool) -> dict[str, object]:
+def _again(table: str, changed: str, rejected: dict[str, list[str]]) -> str:
+    """The condition that a row must be read again: it can have changed, was rejected, or follows such a trade."""
+
+    def within(column: str, name: str) -> str:
+        return f"{column} IN ({', '.join(['NULL', *map(str, map(int, rejected[name]))])})"
+
+    conditions = [changed, within("id", table)]
+    if table == "signals":
+        conditions.append(f"execution_id IN (SELECT id FROM trading.trades WHERE {changed})")
+        conditions.append(within("execution_id", "trades"))
+    return "(" + " OR ".join(conditions) + ")"
+
+
+def run(connection: Connection, bots: Bots, only: str | None, full: bool, dry_run: bool) -> dict[str, object]:
     """Stage every Shortseller bot, each in a transaction of its own."""
     chosen = bots.of_type("shortseller", only)
     reports: list[dict[str, object]] = []
@@ -81,7 +136,7 @@ def run(connection: Connection, bots: Bots, only: str | None, dry_run: bool) -> 
     for bot in chosen:
         with target.transaction(connection, dry_run) as cursor:
             target.prepare(cursor, "shortseller")
-            report = stage(cursor, bot)
+            report = stage(cursor, bot, full)
             if dry_run:
                 target.register(cursor, bots, "shortseller", bot.bot_id)
                 merged = target.merge(cursor, "shortseller", [bot.bot_id], ALL)
@@ -93,6 +148,7 @@ def run(connection: Connection, bots: Bots, only: str | None, dry_run: bool) -> 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bot", help="stage this bot alone")
+    parser.add_argument("--full", action="store_true", help="fetch every row again, not only what can have changed")
     parser.add_argument("--dry-run", action="store_true", help="stage and merge, report, and roll everything back")
     parser.add_argument("--bots-file", type=Path, default=settings.DIRECTORY / "bots.json", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -103,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         connection = target.connect("stage_shortseller.py")
         try:
             with target.run_lock(connection):
-                print(json.dumps(run(connection, bots, arguments.bot, arguments.dry_run)))
+                print(json.dumps(run(connection, bots, arguments.bot, arguments.full, arguments.dry_run)))
         finally:
             connection.close()
         return 0

@@ -10,9 +10,11 @@ CREATE TABLE IF NOT EXISTS migration.ledger (
     duration INTERVAL
 );
 
--- One row a bot and staging run. snapshot_at: everything the source had
--- acknowledged before this moment is in the snapshot. merged_at: when its rows
--- became visible in the unified tables; NULL until then.
+-- One row a bot and run. snapshot_at: everything the source had acknowledged
+-- before this moment was read. merged_at: when its rows became visible in the
+-- unified tables; NULL until then. The last merged run is what the next one
+-- builds upon: `position` and `page_digests` tell it which rows of the source
+-- can have changed since, as long as `engine` (code and settings) is the same.
 CREATE TABLE IF NOT EXISTS migration.runs (
     run_id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     bot_id TEXT NOT NULL,
@@ -25,6 +27,11 @@ CREATE TABLE IF NOT EXISTS migration.runs (
     notes JSONB NOT NULL DEFAULT '{}',
     result JSONB
 );
+ALTER TABLE migration.runs
+    ADD COLUMN IF NOT EXISTS mode TEXT NOT NULL DEFAULT 'full' CHECK (mode IN ('full', 'delta')),
+    ADD COLUMN IF NOT EXISTS engine TEXT,
+    ADD COLUMN IF NOT EXISTS position JSONB,
+    ADD COLUMN IF NOT EXISTS page_digests BYTEA STORAGE EXTERNAL;
 CREATE INDEX IF NOT EXISTS runs_bot ON migration.runs (bot_id, run_id DESC);
 
 -- The rows of a bot's last snapshot that could not be migrated.
@@ -40,17 +47,45 @@ CREATE TABLE IF NOT EXISTS migration.rejects (
     UNIQUE (bot_id, source_table, source_id)
 );
 
--- Computed by the source, or from its rows as they were read: what the target
--- is verified against. sums, minima and maxima are objects by source column.
-CREATE TABLE IF NOT EXISTS migration.source_statistics (
+-- What a run found in a table of its source: all its rows, those it read,
+-- whether it read them all, and how many went straight into the unified table
+-- (NULL: they are staged, to be merged). `hash` is the sum of the hashes of the rows it read,
+-- as the source gave them, and `canonical` the expression over a row t of the
+-- unified table whose hashes must sum up to the same.
+CREATE TABLE IF NOT EXISTS migration.source_tables (
     run_id BIGINT NOT NULL REFERENCES migration.runs (run_id),
     source_table TEXT NOT NULL,
     row_count BIGINT NOT NULL,
-    sums JSONB NOT NULL,
-    minima JSONB NOT NULL,
-    maxima JSONB NOT NULL,
+    staged BIGINT NOT NULL,
+    whole BOOLEAN NOT NULL,
+    loaded BIGINT,
+    hash NUMERIC NOT NULL,
+    canonical TEXT NOT NULL,
     PRIMARY KEY (run_id, source_table)
 );
+DROP TABLE IF EXISTS migration.source_statistics;
+
+-- Migrated rows that the source no longer has: they stay here, and are reported.
+CREATE TABLE IF NOT EXISTS migration.missing (
+    bot_id TEXT NOT NULL,
+    source_table TEXT NOT NULL,
+    source_id TEXT NOT NULL,
+    run_id BIGINT NOT NULL REFERENCES migration.runs (run_id),
+    PRIMARY KEY (bot_id, source_table, source_id)
+);
+
+-- All ids of a source's table, staged where their number says that some are gone.
+CREATE TABLE IF NOT EXISTS migration.source_ids (
+    bot_id TEXT NOT NULL,
+    source_table TEXT NOT NULL,
+    source_id TEXT NOT NULL
+);
+
+-- 64 bits of a row's canonical text. Hashes add up, in any order.
+CREATE OR REPLACE FUNCTION migration.row_hash(canonical text) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT ('x' || left(md5(canonical), 16))::bit(64)::bigint
+$$;
 
 CREATE OR REPLACE FUNCTION migration.check_ledger(name text, actual text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE

@@ -32,17 +32,149 @@ BEGIN
 END
 $$;
 
--- Counts the rows of bot $1 that the source no longer has: they stay, and are
--- reported. The conditions on metadata are applied last, because the planner
--- cannot estimate them and would choose a nested loop.
-CREATE OR REPLACE FUNCTION migration.missing_sql(m migration.mappings) RETURNS text LANGUAGE sql STABLE AS $$
-    SELECT format($sql$SELECT count(*) FILTER (WHERE %s AND r.reject_id IS NULL) FROM %s t
-                       LEFT JOIN %s s ON %s = $1 AND %s
-                       LEFT JOIN migration.rejects r ON r.bot_id = $1 AND r.source_table = %L AND r.source_id = %s #>> '{legacy,id}'
-                       WHERE %s = $1 AND s._source_id IS NULL$sql$,
-                  part ->> 'legacy_row', m.target_table, m.source_view, part ->> 's_bot', part ->> 'matching',
-                  m.source_table, part ->> 'legacy', part ->> 't_bot')
-    FROM migration.mapping_sql(m) AS part
+-- Takes the secondary indexes and foreign keys off a table, where rebuilding them
+-- is cheaper than maintaining them: many rows for a table with few. Returns the
+-- statements that bring them back. The table is locked until commit, so never
+-- once a bot runs here, and not while someone keeps reading.
+CREATE OR REPLACE FUNCTION migration.drop_secondary(target regclass, arriving bigint) RETURNS text[] LANGUAGE plpgsql AS $$
+DECLARE
+    item record;
+    restore text[] := '{}';
+BEGIN
+    IF arriving < 20000 OR arriving < (SELECT reltuples / 2 FROM pg_class WHERE oid = target)
+       OR EXISTS (SELECT FROM trading.bots WHERE last_heartbeat IS NOT NULL) THEN
+        RETURN restore;
+    END IF;
+    BEGIN
+        PERFORM set_config('lock_timeout', '3s', true);
+        EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', target);
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN restore;
+    END;
+    FOR item IN
+        SELECT format('DROP INDEX %s', i.indexrelid::regclass) AS remove, pg_get_indexdef(i.indexrelid) AS restore
+        FROM pg_index i
+        WHERE i.indrelid = target AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid)
+        UNION ALL
+        SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', target, c.conname),
+               format('ALTER TABLE %s ADD CONSTRAINT %I %s', target, c.conname, pg_get_constraintdef(c.oid))
+        FROM pg_constraint c WHERE c.conrelid = target AND c.contype = 'f'
+    LOOP
+        EXECUTE item.remove;
+        restore := restore || item.restore;
+    END LOOP;
+    RETURN restore;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION migration.restore_secondary(statements text[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    statement text;
+BEGIN
+    FOREACH statement IN ARRAY statements LOOP
+        EXECUTE statement;
+    END LOOP;
+END
+$$;
+
+-- Whether the bot has no row in the table of a mapping yet.
+CREATE OR REPLACE FUNCTION migration.is_first(m migration.mappings, bot text) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    part jsonb := migration.mapping_sql(m);
+    found boolean;
+BEGIN
+    IF part ->> 't_bot' <> 't.bot_id' THEN
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', m.target_table) INTO found;
+    ELSE
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s t WHERE t.bot_id = $1)', m.target_table) INTO found USING bot;
+    END IF;
+    RETURN NOT found;
+END
+$$;
+
+-- How many of the bot's staged and rejected rows are new here; `known` are the
+-- ids that were rejected before.
+CREATE OR REPLACE FUNCTION migration.count_new(m migration.mappings, bot text, known text[]) RETURNS bigint
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    part jsonb := migration.mapping_sql(m);
+    arrived bigint;
+    refused text[];
+    held bigint := 0;
+BEGIN
+    EXECUTE format('SELECT count(*) FROM %1$s s WHERE %2$s = $1 AND NOT s._source_id = ANY ($2)
+                    AND NOT EXISTS (SELECT FROM %3$s t WHERE %4$s AND %5$s = %2$s)',
+                   m.source_view, part ->> 's_bot', m.target_table, part ->> 'matching', part ->> 't_bot')
+    INTO arrived USING bot, known;
+    SELECT array_agg(r.source_id) INTO refused FROM migration.rejects r
+    WHERE r.bot_id = bot AND r.source_table = m.source_table AND NOT r.source_id = ANY (known);
+    IF refused IS NOT NULL THEN
+        EXECUTE format('SELECT count(*) FROM %s t WHERE %s = $1 AND %s AND %s #>> ''{legacy,id}'' = ANY ($2)',
+                       m.target_table, part ->> 't_bot', part ->> 'legacy_row', part ->> 'legacy')
+        INTO held USING bot, refused;
+    END IF;
+    RETURN arrived + coalesce(cardinality(refused), 0) - held;
+END
+$$;
+
+-- Keeps migration.missing true: which migrated rows of a table the source no
+-- longer has. Known from the staged rows where a run read the whole table, else
+-- from the source's ids where their number did not add up.
+CREATE OR REPLACE FUNCTION migration.note_missing(m migration.mappings, bot text, run bigint, whole boolean) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    part jsonb := migration.mapping_sql(m);
+    -- Applied last, because the planner cannot estimate conditions on metadata.
+    gone text := format($sql$
+        INSERT INTO migration.missing (bot_id, source_table, source_id, run_id)
+        SELECT DISTINCT $1, %1$L, %2$s #>> '{legacy,id}', $2::bigint FROM %3$s t LEFT JOIN %%1$s
+        LEFT JOIN migration.rejects r ON r.bot_id = $1 AND r.source_table = %1$L AND r.source_id = %2$s #>> '{legacy,id}'
+        WHERE %4$s = $1 AND %%2$s IS NULL AND %5$s AND r.reject_id IS NULL
+        ON CONFLICT DO NOTHING$sql$,
+        m.source_table, part ->> 'legacy', m.target_table, part ->> 't_bot', part ->> 'legacy_row');
+BEGIN
+    IF whole THEN
+        DELETE FROM migration.missing k WHERE k.bot_id = bot AND k.source_table = m.source_table;
+        EXECUTE format(gone, format('%s s ON %s = $1 AND %s', m.source_view, part ->> 's_bot', part ->> 'matching'), 's._source_id')
+        USING bot, run;
+    ELSIF EXISTS (SELECT FROM migration.source_ids i WHERE i.bot_id = bot AND i.source_table = m.source_table) THEN
+        DELETE FROM migration.missing k WHERE k.bot_id = bot AND k.source_table = m.source_table;
+        EXECUTE format(gone, format($sql$migration.source_ids i ON i.bot_id = $1 AND i.source_table = %L
+                                         AND i.source_id = %s #>> '{legacy,id}'$sql$, m.source_table, part ->> 'legacy'), 'i.source_id')
+        USING bot, run;
+    ELSE
+        EXECUTE format('DELETE FROM migration.missing k USING %s s WHERE k.bot_id = $1 AND k.source_table = $2
+                        AND %s = $1 AND k.source_id = s._source_id', m.source_view, part ->> 's_bot') USING bot, m.source_table;
+    END IF;
+    RETURN (SELECT count(*) FROM migration.missing k WHERE k.bot_id = bot AND k.source_table = m.source_table);
+END
+$$;
+
+-- Compares what the source said it gave with what the unified table now holds of
+-- it, row by row in the sum of their hashes. Raises where they differ.
+CREATE OR REPLACE FUNCTION migration.prove(m migration.mappings, bot text, source migration.source_tables) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    part jsonb := migration.mapping_sql(m);
+    found numeric;
+BEGIN
+    IF source.loaded IS NOT NULL THEN
+        EXECUTE format('SELECT coalesce(sum(migration.row_hash(%s)), 0) FROM %s t WHERE %s = $1',
+                       replace(source.canonical, '{row}', 't'), m.target_table, part ->> 't_bot') INTO found USING bot;
+    ELSE
+        -- A candle that another source brought is there under that source's id:
+        -- what the two have in common was compared when rows were classified.
+        EXECUTE format('SELECT coalesce(sum(migration.row_hash(CASE WHEN %s = %s THEN %s ELSE %s END)), 0)
+                        FROM %s s JOIN %s t ON %s WHERE %2$s = $1',
+                       part ->> 't_bot', part ->> 's_bot', replace(source.canonical, '{row}', 't'),
+                       replace(source.canonical, '{row}', 's'), m.source_view, m.target_table, part ->> 'matching')
+        INTO found USING bot;
+    END IF;
+    IF found <> source.hash THEN
+        RAISE EXCEPTION '% of % did not arrive as it was read: the rows'' hashes sum up to %, expected %. Nothing was changed. Run the migration again in full; if it fails again, report a bug with this line.',
+            m.source_table, bot, found, source.hash USING ERRCODE = 'MG001';
+    END IF;
+END
 $$;
 
 -- One mapping of one bot. Returns its line of the result. `overwrite` is false
@@ -52,56 +184,84 @@ CREATE OR REPLACE FUNCTION migration.merge_mapping(m migration.mappings, bot tex
 LANGUAGE plpgsql AS $$
 DECLARE
     part jsonb := migration.mapping_sql(m);
+    source migration.source_tables;
     -- A second mapping of a table has fewer rows than the table.
     derived boolean := EXISTS (SELECT FROM migration.mappings o
                                WHERE o.bot_type = m.bot_type AND o.source_table = m.source_table AND o.step < m.step);
-    staged bigint;
+    first boolean := migration.is_first(m, bot);
+    began timestamptz := clock_timestamp();
+    mapped bigint;
     rejected bigint := 0;
     inserted bigint;
     updated bigint := 0;
     kept bigint := 0;
-    missing bigint;
+    missing bigint := 0;
+    restore text[];
 BEGIN
-    EXECUTE format('SELECT count(*) FROM %s s WHERE %s = $1', m.source_view, part ->> 's_bot') INTO staged USING bot;
+    SELECT * INTO source FROM migration.source_tables t WHERE t.run_id = run AND t.source_table = m.source_table;
     IF NOT derived THEN
         SELECT count(*) INTO rejected FROM migration.rejects r WHERE r.bot_id = bot AND r.source_table = m.source_table;
+        IF source.loaded IS NOT NULL THEN
+            PERFORM migration.prove(m, bot, source);
+            RETURN migration.table_result(m, false, source, source.loaded, source.loaded, 0, 0, rejected, 0);
+        END IF;
     END IF;
+    EXECUTE format('SELECT count(*) FROM %s s WHERE %s = $1', m.source_view, part ->> 's_bot') INTO mapped USING bot;
 
-    IF overwrite THEN
+    IF overwrite AND NOT first THEN
         EXECUTE format('UPDATE %s t SET (%s) = ROW(%s) FROM %s s WHERE %s AND %s = $1 AND %s = $1 AND %s',
                        m.target_table, part ->> 'columns', part ->> 's_columns', m.source_view, part ->> 'matching',
                        part ->> 't_bot', part ->> 's_bot', part ->> 'differing') USING bot;
         GET DIAGNOSTICS updated = ROW_COUNT;
-    ELSE
+    ELSIF NOT overwrite THEN
         EXECUTE format('SELECT count(*) FROM %s t JOIN %s s ON %s WHERE %s = $1 AND %s = $1 AND %s',
                        m.target_table, m.source_view, part ->> 'matching', part ->> 't_bot', part ->> 's_bot',
                        part ->> 'differing') INTO kept USING bot;
     END IF;
-    -- In the order of the source, so that neighbours in time are neighbours on disk.
-    EXECUTE format('INSERT INTO %s (%s) SELECT %s FROM %s s WHERE %s = $1 AND NOT EXISTS (SELECT FROM %s t WHERE %s)
-                    ORDER BY length(s._source_id), s._source_id',
-                   m.target_table, part ->> 'columns', part ->> 's_columns', m.source_view, part ->> 's_bot',
-                   m.target_table, part ->> 'matching') USING bot;
+    IF first THEN
+        restore := migration.drop_secondary(m.target_table::regclass, mapped);
+    END IF;
+    -- Staged rows lie in the order of the source, and arrive in it.
+    EXECUTE format('INSERT INTO %s (%s) SELECT %s FROM %s s WHERE %s = $1', m.target_table, part ->> 'columns', part ->> 's_columns',
+                   m.source_view, part ->> 's_bot')
+            || CASE WHEN first THEN '' ELSE format(' AND NOT EXISTS (SELECT FROM %s t WHERE %s)', m.target_table, part ->> 'matching') END
+    USING bot;
     GET DIAGNOSTICS inserted = ROW_COUNT;
+    PERFORM migration.restore_secondary(restore) WHERE cardinality(restore) > 0;
 
     -- Without fresh statistics the planner would take a big table for a small one.
     IF inserted + updated > 1000 THEN
         EXECUTE format('ANALYZE %s', m.target_table);
     END IF;
-
-    EXECUTE migration.missing_sql(m) INTO missing USING bot;
-
-    RETURN jsonb_build_object(
-        'source_table', m.source_table, 'target_table', m.target_table,
-        'source', CASE WHEN derived THEN staged ELSE
-            (SELECT row_count FROM migration.source_statistics WHERE run_id = run AND source_table = m.source_table) END,
-        'inserted', inserted, 'updated', updated, 'unchanged', staged - inserted - updated - kept, 'kept', kept,
-        'rejected', rejected, 'missing_at_source', missing);
+    IF NOT derived THEN
+        missing := migration.note_missing(m, bot, run, source.whole);
+        IF overwrite THEN
+            PERFORM migration.prove(m, bot, source);
+        END IF;
+    END IF;
+    IF mapped > 1000 THEN
+        RAISE NOTICE '%: %: % rows compared, % new, % changed, % rows/s', bot, m.target_table, mapped, inserted, updated,
+            round(mapped / extract(epoch FROM clock_timestamp() - began));
+    END IF;
+    RETURN migration.table_result(m, derived, source, mapped, inserted, updated, kept, rejected, missing);
 END
 $$;
 
--- The rows staged last for a bot must all still be there: unlogged tables are
--- empty after a crash of the server.
+-- A mapping's line of the result.
+CREATE OR REPLACE FUNCTION migration.table_result(
+    m migration.mappings, derived boolean, source migration.source_tables, mapped bigint, inserted bigint, updated bigint,
+    kept bigint, rejected bigint, missing bigint) RETURNS jsonb
+LANGUAGE sql AS $$
+    SELECT jsonb_build_object(
+        'source_table', m.source_table, 'target_table', m.target_table,
+        'source', CASE WHEN derived THEN mapped ELSE source.row_count END,
+        'staged', CASE WHEN derived THEN mapped ELSE source.staged END,
+        'inserted', inserted, 'updated', updated, 'unchanged', mapped - inserted - updated - kept, 'kept', kept,
+        'rejected', rejected, 'missing_at_source', missing)
+$$;
+
+-- The bot's last run. The rows that it staged must all still be there: unlogged
+-- tables are empty after a crash of the server.
 CREATE OR REPLACE FUNCTION migration.staged_run(bot text, kind text) RETURNS migration.runs LANGUAGE plpgsql AS $$
 DECLARE
     run migration.runs;
@@ -113,12 +273,12 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION '% has not been staged: run database/migrations/% first', bot, remedy USING ERRCODE = 'MG005';
     END IF;
-    FOR line IN SELECT * FROM migration.source_statistics s WHERE s.run_id = run.run_id LOOP
-        EXECUTE format('SELECT count(*) FROM %I.%I WHERE bot_id = $1', 'legacy_' || kind, line.source_table)
+    FOR line IN SELECT * FROM migration.source_tables s WHERE s.run_id = run.run_id AND kind = 'shortseller' LOOP
+        EXECUTE format('SELECT count(*) FROM legacy_shortseller.%I WHERE bot_id = $1', line.source_table)
         INTO found_rows USING bot;
-        IF found_rows <> line.row_count THEN
+        IF found_rows <> line.staged THEN
             RAISE EXCEPTION '% staged % rows of % in run %, but % are there: run database/migrations/% again',
-                bot, line.row_count, line.source_table, run.run_id, found_rows, remedy USING ERRCODE = 'MG005';
+                bot, line.staged, line.source_table, run.run_id, found_rows, remedy USING ERRCODE = 'MG005';
         END IF;
     END LOOP;
     RETURN run;
@@ -152,6 +312,7 @@ DECLARE
     any_change boolean := false;
     dry_run boolean := current_setting('migration.dry_run', true) = '1';
 BEGIN
+    PERFORM set_config('client_min_messages', 'notice', true);
     SELECT string_agg(b, ', ') INTO bot FROM unnest(bots) AS b WHERE b NOT IN (SELECT bot_id FROM trading.bots);
     IF bot IS NOT NULL THEN
         RAISE EXCEPTION '% is not registered in trading.bots: run database/migrations/% first', bot,
@@ -202,13 +363,17 @@ BEGIN
         touched := touched OR FOUND;
 
         report := jsonb_build_object(
-            'bot_id', bot, 'run_id', run.run_id, 'changed', touched, 'tables', tables,
+            'bot_id', bot, 'run_id', run.run_id, 'mode', run.mode, 'changed', touched, 'tables', tables,
             'rejects', (SELECT coalesce(jsonb_agg(jsonb_build_object('table', source_table, 'id', source_id, 'reason', reason)), '[]')
                         FROM (SELECT * FROM migration.rejects r WHERE r.bot_id = bot ORDER BY reject_id LIMIT 10) AS head),
             'rejected', (SELECT count(*) FROM migration.rejects r WHERE r.bot_id = bot),
             'largest_rounding', '0', 'snapshot_at', run.snapshot_at) || run.notes;
         UPDATE migration.runs SET merged_at = clock_timestamp(), accepted_rejects = accepted, result = report
         WHERE run_id = run.run_id AND (merged_at IS NULL OR touched);
+        -- Only the last merged run is built upon.
+        UPDATE migration.runs r SET page_digests = NULL
+        WHERE r.bot_id = bot AND r.run_id < run.run_id AND page_digests IS NOT NULL;
+        DELETE FROM migration.source_ids i WHERE i.bot_id = bot;
         any_change := any_change OR touched;
         reports := reports || report;
     END LOOP;

@@ -1,6 +1,8 @@
 -- Where the Shortseller's rows land as they are, and how they map to the
--- unified tables. Unlogged: staged rows can be fetched again, and a merge
--- refuses to run on fewer rows than were staged.
+-- unified tables. In a delta these are only the rows that can have changed, so
+-- what a row needs of others is looked up in the unified tables, where they came
+-- a step before. Unlogged: staged rows can be fetched again, and a merge refuses
+-- to run on fewer rows than were staged.
 --
 -- `extra` holds columns this project does not know; `_reject` why a row cannot
 -- be migrated. A view has the columns of its target, and `_source_id`.
@@ -31,8 +33,6 @@ CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.account_balance (
     bot_id text NOT NULL, id bigint NOT NULL, total_balance numeric, available_balance numeric, equity numeric,
     margin_used numeric, unrealized_pnl numeric, timestamp timestamptz, extra jsonb, _reject text
 );
--- Each day's equity is looked up here.
-CREATE INDEX IF NOT EXISTS account_balance_time ON legacy_shortseller.account_balance (bot_id, timestamp, id);
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.risk_metrics (
     bot_id text NOT NULL, id bigint NOT NULL, date date, total_pnl numeric, max_drawdown numeric, win_rate numeric,
     profit_factor numeric, sharpe_ratio numeric, total_trades bigint, winning_trades bigint, losing_trades bigint,
@@ -94,7 +94,8 @@ SELECT s.id::text AS _source_id, s.bot_id, s.bot_id || '_legacy_' || s.id AS sig
            'signal_type', CASE WHEN s.signal_type NOT IN ('long', 'short', 'close_long', 'close_short', 'hold')
                                THEN s.signal_type END), s.extra)) AS metadata
 FROM legacy_shortseller.signals s
-LEFT JOIN legacy_shortseller.trades t ON t.bot_id = s.bot_id AND t.id = s.execution_id AND t._reject IS NULL
+LEFT JOIN trading.trades t ON t.bot_id = s.bot_id AND t.metadata ? 'legacy'
+    AND t.metadata #>> '{legacy,table}' = 'trades' AND t.metadata #>> '{legacy,id}' = s.execution_id::text
 WHERE s._reject IS NULL;
 
 CREATE VIEW legacy_shortseller.mapped_account_balance AS
@@ -126,15 +127,15 @@ CROSS JOIN LATERAL (
     SELECT coalesce((SELECT config_value #>> '{}' FROM config.bot_configurations c
                      WHERE c.bot_id = s.bot_id AND c.config_key = 'timezone' AND c.is_active), 'UTC') AS name) AS zone
 LEFT JOIN LATERAL (
-    SELECT equity FROM legacy_shortseller.account_balance a
+    SELECT equity FROM trading.account_balance a
     WHERE a.bot_id = s.bot_id AND a.timestamp < s.date::timestamp AT TIME ZONE zone.name
-      AND a.equity IS NOT NULL AND a._reject IS NULL
-    ORDER BY a.timestamp DESC, a.id DESC LIMIT 1) AS opening ON true
+      AND a.equity IS NOT NULL AND a.metadata ? 'legacy'
+    ORDER BY a.timestamp DESC, (a.metadata #>> '{legacy,id}')::bigint DESC LIMIT 1) AS opening ON true
 LEFT JOIN LATERAL (
-    SELECT equity FROM legacy_shortseller.account_balance a
+    SELECT equity FROM trading.account_balance a
     WHERE a.bot_id = s.bot_id AND a.timestamp < (s.date + 1)::timestamp AT TIME ZONE zone.name
-      AND a.equity IS NOT NULL AND a._reject IS NULL
-    ORDER BY a.timestamp DESC, a.id DESC LIMIT 1) AS closing ON true;
+      AND a.equity IS NOT NULL AND a.metadata ? 'legacy'
+    ORDER BY a.timestamp DESC, (a.metadata #>> '{legacy,id}')::bigint DESC LIMIT 1) AS closing ON true;
 
 DELETE FROM migration.mappings WHERE bot_type = 'shortseller';
 INSERT INTO migration.mappings VALUES

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
-
-
-def line(fields: Sequence[str | None]) -> str:
-    """One row; None is NULL."""
-    return "\t".join(["\\N" if f is None else escape(f) for f in fields]) + "\n"
+from collections.abc import Iterable, Iterator
 
 
 def escape(field: str) -> str:
@@ -20,28 +15,22 @@ def escape(field: str) -> str:
     return field.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
 
 
-class LineStream(io.RawIOBase):
-    """A readable file over an iterator of lines: memory stays flat."""
+class ChunkStream(io.RawIOBase):
+    """A readable file over chunks of text: memory stays flat."""
 
-    def __init__(self, lines: Iterable[str]) -> None:
-        self._lines: Iterator[str] = iter(lines)
-        self._pending = b""
+    def __init__(self, chunks: Iterable[str]) -> None:
+        self._chunks: Iterator[str] = iter(chunks)
+        self._chunk = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        parts = [self._pending]
-        held = len(self._pending)
-        for text in self._lines:
-            data = text.encode("utf-8")
-            parts.append(data)
-            held += len(data)
-            if 0 <= size <= held:
-                break
-        data = b"".join(parts)
-        if size < 0:
-            self._pending = b""
-            return data
-        self._pending = data[size:]
-        return data[:size]
+        while not self._chunk:
+            text = next(self._chunks, None)
+            if text is None:
+                return b""
+            self._chunk = memoryview(text.encode("utf-8"))
+        part = bytes(self._chunk[:size] if size >= 0 else self._chunk)
+        self._chunk = self._chunk[len(part) :]
+        return part

@@ -19,6 +19,7 @@ class RejectsError(MigrationError):
     """More rows cannot be migrated than the operator accepted."""
 
     exit_code = 3
+    sqlstate = "MG003"
 
 
 class SourceError(MigrationError):

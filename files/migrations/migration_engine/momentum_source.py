@@ -21,6 +21,9 @@ from .values import UTC
 
 # The bot writes every few seconds, each time for milliseconds.
 BUSY_SECONDS = 5.0
+# A copy in steps starts again after each write of the bot; so often, before it
+# is made in one step, for which a writer waits (a second a gigabyte).
+RESTARTS = 20
 _PREFIX = "momentum-copy-"
 _WAL = b"\x02\x02"
 
@@ -29,27 +32,56 @@ _WAL = b"\x02\x02"
 class Copy:
     """An open copy. Everything committed before snapshot_at is in it."""
 
+    source: Path
+    path: Path
     connection: sqlite3.Connection
     snapshot_at: datetime
     extra: dict[str, list[str]]
+
+    def check(self) -> None:
+        """Raise SourceError where the copy is damaged."""
+        problems = [str(row[0]) for row in self.connection.execute("PRAGMA quick_check(5)")]
+        if problems != ["ok"]:
+            raise SourceError(f"{self.source} is damaged: {'; '.join(problems)}; restore it from a backup")
 
     def count(self, table: str) -> int:
         """Rows of a table, as SQLite counts them."""
         found: int = self.connection.execute(f"SELECT count(*) FROM {_quoted(table)}").fetchone()[0]
         return found
 
-    def rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """The rows in the order of their ids."""
-        names = ", ".join(_quoted(name) for name in columns)
-        return iter(self.connection.execute(f"SELECT {names} FROM {_quoted(table)} ORDER BY id"))
+    def batches(
+        self, table: str, columns: Sequence[str], ranges: Sequence[tuple[int, int]] | None = None
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows in the order of their ids, a thousand at a time: all, or those with ids in the ranges."""
+        query = f"SELECT {', '.join(_quoted(name) for name in columns)} FROM {_quoted(table)}"
+        if ranges is None:
+            cursors = iter([self.connection.execute(f"{query} ORDER BY id")])
+        else:
+            cursors = (
+                self.connection.execute(f"{query} WHERE id BETWEEN ? AND ? ORDER BY id", pair) for pair in ranges
+            )
+        batch: list[tuple[Any, ...]] = []
+        for cursor in cursors:
+            while rows := cursor.fetchmany(1000 - len(batch)):
+                batch += rows
+                if len(batch) == 1000:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def ids(self, table: str) -> Iterator[int]:
+        """All ids of a table."""
+        return (row[0] for row in self.connection.execute(f"SELECT id FROM {_quoted(table)}"))
 
 
 @contextmanager
 def private_copy(path: Path, warn: Callable[[str], None]) -> Iterator[Copy]:
-    """Copy the file by SQLite's online backup, check the copy, and remove it in the end.
+    """Copy the file by SQLite's online backup, and remove the copy in the end.
 
-    The source is opened read-only. Raises SourceError where it is absent,
-    locked, not a database, damaged, or lacks a table or column.
+    The source is opened read-only, and no writer waits for it. Raises
+    SourceError where it is absent, locked, not a database, damaged, or lacks a
+    table or column.
     """
     if not path.is_file():
         raise SourceError(
@@ -69,7 +101,9 @@ def private_copy(path: Path, warn: Callable[[str], None]) -> Iterator[Copy]:
             )
         folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
     except OSError as error:
-        raise SourceError(f"cannot make a copy of {path} in {parent}: {error}; set TMPDIR to a writable folder") from error
+        raise SourceError(
+            f"cannot make a copy of {path} in {parent}: {error}; set TMPDIR to a writable folder"
+        ) from error
     try:
         snapshot_at = _back_up(path, folder / "trading.db")
         connection = sqlite3.connect(folder / "trading.db", isolation_level=None)
@@ -77,7 +111,7 @@ def private_copy(path: Path, warn: Callable[[str], None]) -> Iterator[Copy]:
             # What is not UTF-8 must not stop the run: its row is rejected.
             connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
             try:
-                yield Copy(connection, snapshot_at, _check(connection, path, warn))
+                yield Copy(path, folder / "trading.db", connection, snapshot_at, _check(connection, path, warn))
             except sqlite3.DatabaseError as error:
                 raise SourceError(f"{path} cannot be read: {error}; restore it from a backup") from error
         finally:
@@ -98,9 +132,13 @@ def _back_up(path: Path, copy: Path) -> datetime:
     try:
         header = path.open("rb").read(20)
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}; run this as an account that may read it") from error
+        raise SourceError(
+            f"{path} cannot be read: {error.strerror}; run this as an account that may read it"
+        ) from error
     if header[:16] != b"SQLite format 3\0":
-        raise SourceError(f"{path} is not an SQLite database: expected the Momentum bot's trading.db; restore it from a backup")
+        raise SourceError(
+            f"{path} is not an SQLite database: expected the Momentum bot's trading.db; restore it from a backup"
+        )
     copy.touch(mode=0o600)
     wal = path.with_name(path.name + "-wal")
     for _ in range(3):
@@ -112,28 +150,49 @@ def _back_up(path: Path, copy: Path) -> datetime:
         snapshot_at = datetime.fromtimestamp(time.time(), UTC)
         _copy_pages(path, copy, "immutable=1" if idle else "mode=ro")
         after = path.stat()
-        if not idle or (not wal.exists() and (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)):
+        if not idle or (
+            not wal.exists() and (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+        ):
             return snapshot_at
-    raise SourceError(f"{path} is opened and closed again and again: expected one steady writer or none; run this again")
+    raise SourceError(
+        f"{path} is opened and closed again and again: expected one steady writer or none; run this again"
+    )
 
 
 def _copy_pages(path: Path, copy: Path, mode: str) -> None:
     deadline = time.monotonic() + BUSY_SECONDS
+    left = restarts = 0
 
-    def give_up(status: int, _remaining: int, _total: int) -> None:
-        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
-            raise sqlite3.OperationalError("database is locked")
+    def watch(status: int, remaining: int, _total: int) -> None:
+        nonlocal left, restarts
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            if time.monotonic() > deadline:
+                raise sqlite3.OperationalError("database is locked")
+        elif remaining > left > 0:
+            # The bot wrote between two steps.
+            restarts += 1
+            if restarts == RESTARTS:
+                raise _KeepsChanging
+        left = remaining
 
     try:
-        source = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        source = sqlite3.connect(
+            f"file:{quote(str(path))}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None
+        )
         try:
-            source.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            in_wal = source.execute("PRAGMA journal_mode").fetchone() == ("wal",)
             target = sqlite3.connect(copy, isolation_level=None)
             try:
-                source.backup(target, pages=-1, progress=give_up, sleep=0.05)
+                # The copy is private and short-lived: nothing is lost with it.
+                target.execute("PRAGMA synchronous = OFF")
+                try:
+                    # Nobody waits for a reader of a database in WAL mode. Else a
+                    # step is some milliseconds, and the bot can write in between.
+                    source.backup(target, pages=-1 if in_wal else 1000, progress=watch, sleep=0.05)
+                except _KeepsChanging:
+                    source.backup(target, pages=-1, progress=watch, sleep=0.05)
                 # The copy is read by one process: it needs no files beside it.
                 target.execute("PRAGMA journal_mode = DELETE")
-                problems = [str(row[0]) for row in target.execute("PRAGMA integrity_check(5)")]
             finally:
                 target.close()
         finally:
@@ -144,11 +203,15 @@ def _copy_pages(path: Path, copy: Path, mode: str) -> None:
                 f"{path} was locked for {BUSY_SECONDS:.0f} seconds: expected a bot that holds its lock only while it "
                 "writes; find the process with `fuser -v` and end what keeps it, then run this again"
             ) from error
-        raise SourceError(f"{path} cannot be copied: {error}; run this as an account that may read the file and its folder") from error
+        raise SourceError(
+            f"{path} cannot be copied: {error}; run this as an account that may read the file and its folder"
+        ) from error
     except sqlite3.DatabaseError as error:
         raise SourceError(f"{path} is damaged: {error}; restore it from a backup") from error
-    if problems != ["ok"]:
-        raise SourceError(f"{path} is damaged: {'; '.join(problems)}; restore it from a backup")
+
+
+class _KeepsChanging(Exception):
+    """A copy in steps never came to its end."""
 
 
 def _check(connection: sqlite3.Connection, path: Path, warn: Callable[[str], None]) -> dict[str, list[str]]:
@@ -163,7 +226,9 @@ def _check(connection: sqlite3.Connection, path: Path, warn: Callable[[str], Non
         missing += [f"column {table}.{name}" for name in columns if name not in found]
         extra[table] = [name for name in found if name not in columns]
         if extra[table]:
-            warn(f"{path}: {table} has columns this project does not know, kept under `legacy`: {', '.join(extra[table])}")
+            warn(
+                f"{path}: {table} has columns this project does not know, kept under `legacy`: {', '.join(extra[table])}"
+            )
     if missing:
         raise SourceError(
             f"{path} lacks {', '.join(missing)}: expected the schema of the Momentum bot; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,23 @@ class Bot:
     bot_type: str
     timezone: str
     legacy: dict[str, Any]
+    exchange: str | None = None
+    initial_capital: object = None
+
+    def engine(self) -> str:
+        """Digest of all that decides how a row is migrated: the code, and what the inventory says of the bot.
+
+        A run builds upon an earlier one only if both have the same.
+        """
+        digest = hashlib.sha256(
+            json.dumps(
+                [self.bot_id, self.timezone, self.legacy, self.exchange, self.initial_capital], sort_keys=True
+            ).encode()
+        )
+        for path in sorted([*DIRECTORY.glob("lib/*"), *DIRECTORY.glob("migration_engine/*.py")]):
+            digest.update(path.name.encode())
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,14 @@ def parse_bots(text: str) -> Bots:
         if not isinstance(entries, list):
             raise TypeError(f"it holds {type(entries).__name__}")
         bots = tuple(
-            Bot(str(e["bot_id"]), str(e["bot_type"]), str(e.get("timezone") or "UTC"), e.get("legacy") or {})
+            Bot(
+                str(e["bot_id"]),
+                str(e["bot_type"]),
+                str(e.get("timezone") or "UTC"),
+                e.get("legacy") or {},
+                e.get("exchange"),
+                e.get("initial_capital"),
+            )
             for e in entries
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from typing import Any, BinaryIO
 
 import psycopg2
-from psycopg2 import sql
 
 from .errors import MigrationError, SourceError
+from .progress import Progress
 from .settings import Bot, legacy_tables
-from .statistics import Statistics
-from .target import Cursor
+from .target import Cursor, one
 
 SCHEMA = "trading"
 _NUMBERS = {"numeric", "smallint", "integer", "bigint"}
@@ -28,8 +28,49 @@ _TYPES: dict[str, set[str]] = {
     "executed": {"boolean"},
     **dict.fromkeys(("timestamp", "executed_at", "opened_at", "closed_at", "created_at"), _TIMES),
     **dict.fromkeys(
-        ("symbol", "side", "order_id", "exchange_order_id", "status", "strategy", "notes", "interval", "signal_type"), _TEXTS
+        ("symbol", "side", "order_id", "exchange_order_id", "status", "strategy", "notes", "interval", "signal_type"),
+        _TEXTS,
     ),
+}
+
+
+# Legacy column -> the same value from the unified row {row} and what it keeps
+# under `legacy` (l). A kept spelling counts only while the column still agrees.
+_SIDE = "CASE lower(l.side) WHEN 'buy' THEN 'long' WHEN 'sell' THEN 'short' ELSE lower(l.side) END"
+_STATUS = "CASE lower(l.status) WHEN 'canceled' THEN 'cancelled' ELSE lower(l.status) END"
+_SIGNAL = "CASE lower(l.signal_type) WHEN 'close' THEN 'close_short' ELSE lower(l.signal_type) END"
+_TRADE_ID = "{row}.bot_id || '_' || coalesce(l.order_id, 'legacy_' || l.id)"
+RESTORED: dict[str, dict[str, str]] = {
+    "trades": {
+        "side": "CASE WHEN lower(l.side) = {row}.side THEN l.side ELSE {row}.side END",
+        "price": "{row}.entry_price",
+        "order_id": f"CASE WHEN {_TRADE_ID} = {{row}}.trade_id THEN l.order_id ELSE {{row}}.trade_id END",
+        "status": f"CASE WHEN {_STATUS} = {{row}}.status THEN l.status ELSE {{row}}.status END",
+        "timestamp": "{row}.entry_time",
+        "executed_at": "{row}.exit_time",
+        "pnl": "{row}.pnl_usd",
+    },
+    "positions": {
+        "side": f"CASE WHEN {_SIDE} = {{row}}.side THEN l.side ELSE {{row}}.side END",
+        "avg_price": "{row}.avg_entry_price",
+        "status": "CASE WHEN lower(l.status) = {row}.status THEN l.status ELSE {row}.status END",
+    },
+    "market_data": {},
+    "signals": {
+        "signal_type": f"CASE WHEN {_SIGNAL} = {{row}}.signal_type THEN l.signal_type ELSE {{row}}.signal_type END",
+        "executed": "CASE WHEN l.executed IS NULL OR {row}.executed THEN {row}.executed END",
+        "execution_id": "l.execution_id",
+    },
+    "account_balance": {},
+    "risk_metrics": {"total_pnl": "{row}.daily_pnl"},
+}
+KEPT = {
+    "trades": ("order_id", "side", "status"),
+    "positions": ("side", "status"),
+    "market_data": ("bot_id",),
+    "signals": ("execution_id", "executed", "signal_type"),
+    "account_balance": (),
+    "risk_metrics": (),
 }
 
 
@@ -42,6 +83,69 @@ class Table:
     types: dict[str, str]
     extra: list[str]
 
+    def _canonical(self, values: dict[str, str], extra: str) -> str:
+        parts = []
+        for column in self.columns:
+            value = values[column]
+            if self.types[column] in _NUMBERS:
+                value = f"trim_scale(({value})::numeric)"
+            elif self.types[column] == "json":
+                value = f"{value}::jsonb"
+            parts.append(f"coalesce({value}::text, E'\\x01')")
+        if self.extra:
+            parts.append(f"({extra})::text")
+        return f"concat_ws(E'\\x1f', {', '.join(parts)})"
+
+    def canonical_at_source(self) -> str:
+        """The canonical text of a row: what all its columns hold, as an SQL expression."""
+        values = {column: _quoted(column) for column in self.columns}
+        if self.name == "market_data":
+            values["created_at"] = "coalesce(created_at, timestamp)"
+        return self._canonical(values, self.extra_sql())
+
+    def canonical_sql(self) -> str:
+        """The same text from the row {row} of the unified table."""
+        metadata = "position_metadata" if self.name == "positions" else "metadata"
+        values = (
+            {column: f"{{row}}.{_quoted(column)}" for column in self.columns} | {"id": "l.id"} | RESTORED[self.name]
+        )
+        kept = KEPT[self.name]
+        members = "{" + ",".join(("table", "id", *kept)) + "}"
+        extra = f"({{row}}.{metadata} -> 'legacy') - '{members}'::text[]"
+        columns = ", ".join(f"{name} text" for name in ("id", *kept))
+        return f"(SELECT {self._canonical(values, extra)} FROM jsonb_to_record({{row}}.{metadata} -> 'legacy') AS l ({columns}))"
+
+    def extra_sql(self) -> str:
+        """Unknown columns as one JSON object."""
+        pairs = ", ".join(f"{_literal(c)}, {_quoted(c)}" for c in self.extra)
+        return f"jsonb_strip_nulls(jsonb_build_object({pairs}))" if self.extra else "NULL"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a snapshot stands in the server's history: transactions before `xmin` are in it.
+
+    `server` tells one history from another.
+    """
+
+    server: str
+    xmin: int
+    xmax: int
+
+    def changed_since(self, before: dict[str, Any] | None) -> str | None:
+        """The condition that a row can have changed since a position; None: it cannot be told.
+
+        A row names the transaction that wrote it. All that the earlier snapshot
+        did not see have numbers from its xmin on, subtransactions included.
+        """
+        if before is None or before["server"] != self.server:
+            return None
+        age = self.xmax - int(before["xmin"])
+        # Rows name transactions by their last 32 bits.
+        if not 0 <= age < 1 << 31:
+            return None
+        return f"(({self.xmax} - xmin::text::bigint) & 4294967295) <= {age}"
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -49,46 +153,55 @@ class Snapshot:
 
     cursor: Cursor
     snapshot_at: datetime
+    position: Position
     tables: list[Table]
 
-    def statistics(self, table: Table) -> Statistics:
-        """Count, sums and ranges, computed by the source."""
-        numbers = [c for c in table.columns if table.types[c] in _NUMBERS and c not in ("id", "execution_id")]
-        times = [c for c in table.columns if table.types[c] in _TIMES or table.types[c] == "date"]
-        # NaN is a value of NUMERIC, and would be the sum.
-        parts = [sql.SQL("sum({c}::numeric) FILTER (WHERE {c}::numeric <> 'NaN')").format(c=sql.Identifier(c)) for c in numbers]
-        for function in ("min", "max"):
-            parts += [sql.SQL("{}({})::text").format(sql.SQL(function), sql.Identifier(c)) for c in times]
-        self.cursor.execute(
-            sql.SQL("SELECT count(*), {} FROM {}").format(sql.SQL(", ").join(parts), sql.Identifier(SCHEMA, table.name))
+    def count(self, table: Table) -> int:
+        """All rows of a table."""
+        self.cursor.execute(f"SELECT count(*) FROM {SCHEMA}.{table.name}")
+        return int(one(self.cursor)[0])
+
+    def hash(self, table: Table, condition: str) -> tuple[int, int]:
+        """Number of the rows that meet a condition, and the sum of their hashes."""
+        text = f"('x' || left(md5({table.canonical_at_source()}), 16))::bit(64)::bigint"
+        self.cursor.execute(f"SELECT count(*), coalesce(sum({text}), 0) FROM {SCHEMA}.{table.name} WHERE {condition}")
+        count, total = one(self.cursor)
+        return count, int(total)
+
+    def copy_into(
+        self, table: Table, bot_id: str, target: Cursor, schema: str, condition: str, progress: Progress
+    ) -> None:
+        """Stream rows into their staging table, server to server through a pipe."""
+        columns = ", ".join(map(_quoted, table.columns))
+        out = (
+            f"COPY (SELECT {_literal(bot_id)}, {columns}, {table.extra_sql()} FROM {SCHEMA}.{table.name}"
+            f" WHERE {condition} ORDER BY id) TO STDOUT"
         )
-        row = self.cursor.fetchone()
-        assert row is not None
-        count, *values = row
-        sums, low, high = values[: len(numbers)], values[len(numbers) : -len(times)], values[-len(times) :]
-        return Statistics(
-            count,
-            {c: total if total is not None else Decimal(0) for c, total in zip(numbers, sums, strict=True)},
-            {c: value for c, value in zip(times, low, strict=True) if value is not None},
-            {c: value for c, value in zip(times, high, strict=True) if value is not None},
+        into = f"COPY {schema}.{table.name} (bot_id, {columns}, extra) FROM STDIN"
+        _pipe(self.cursor, out, target, into, progress)
+
+    def copy_ids(self, table: Table, bot_id: str, target: Cursor) -> None:
+        """Stream the ids of a table into migration.source_ids."""
+        out = f"COPY (SELECT {_literal(bot_id)}, {_literal(table.name)}, id FROM {SCHEMA}.{table.name}) TO STDOUT"
+        _pipe(
+            self.cursor,
+            out,
+            target,
+            "COPY migration.source_ids FROM STDIN",
+            Progress(f"{bot_id}: ids of {table.name}", 0),
         )
 
-    def copy_into(self, table: Table, bot_id: str, target: Cursor, schema: str) -> None:
-        """Stream the table into its staging table, server to server through a pipe."""
-        extra: sql.Composable = sql.SQL("NULL")
-        if table.extra:
-            pairs = [sql.SQL("{}, {}").format(sql.Literal(c), sql.Identifier(c)) for c in table.extra]
-            extra = sql.SQL("jsonb_strip_nulls(jsonb_build_object({}))").format(sql.SQL(", ").join(pairs))
-        columns = sql.SQL(", ").join(sql.Identifier(c) for c in table.columns)
-        out = sql.SQL("COPY (SELECT {}, {}, {} FROM {} ORDER BY id) TO STDOUT").format(
-            sql.Literal(bot_id), columns, extra, sql.Identifier(SCHEMA, table.name)
-        )
-        into = sql.SQL("COPY {} (bot_id, {}, extra) FROM STDIN").format(sql.Identifier(schema, table.name), columns)
-        _pipe(self.cursor, out.as_string(self.cursor), target, into.as_string(target))
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 @contextmanager
-def snapshot(bot: Bot, warn: Callable[[str], None]) -> Iterator[Snapshot]:
+def snapshot(bot: Bot, warn: Callable[[str], None], password: str | None = None) -> Iterator[Snapshot]:
     """Open a REPEATABLE READ, READ ONLY snapshot and check the schema.
 
     Raises SourceError where the server is down, refuses us, or lacks a table or
@@ -102,7 +215,7 @@ def snapshot(bot: Bot, warn: Callable[[str], None]) -> Iterator[Snapshot]:
             port=place["port"] or 5432,
             dbname=place["database"],
             user=place["user"],
-            password=os.environ.get("LEGACY_POSTGRES_PASSWORD") or None,
+            password=password or os.environ.get("LEGACY_POSTGRES_PASSWORD") or None,
             application_name="stage_shortseller.py",
             connect_timeout=10,
             options="-c timezone=UTC -c datestyle=ISO -c default_transaction_read_only=on",
@@ -117,11 +230,14 @@ def snapshot(bot: Bot, warn: Callable[[str], None]) -> Iterator[Snapshot]:
         with connection.cursor() as cursor:
             # The clock first: the snapshot is taken by the statement after it.
             cursor.execute("SELECT clock_timestamp()")
-            row = cursor.fetchone()
-            assert row is not None
+            snapshot_at = one(cursor)[0]
             connection.rollback()
-            tables = _check(cursor, where, warn)
-            yield Snapshot(cursor, row[0], tables)
+            cursor.execute(
+                "SELECT concat_ws('/', system_identifier, timeline_id), txid_snapshot_xmin(now), txid_snapshot_xmax(now)"
+                " FROM pg_control_system(), pg_control_checkpoint(), txid_current_snapshot() AS now"
+            )
+            position = Position(*one(cursor))
+            yield Snapshot(cursor, snapshot_at, position, _check(cursor, where, warn))
     except psycopg2.Error as error:
         raise SourceError(f"{where} cannot be read: {str(error).strip()}; run this again when it can") from error
     finally:
@@ -161,7 +277,20 @@ def _check(cursor: Cursor, where: str, warn: Callable[[str], None]) -> list[Tabl
     return tables
 
 
-def _pipe(source: Cursor, out: str, target: Cursor, into: str) -> None:
+class _Counted(io.RawIOBase):
+    """A stream of COPY text whose lines are counted as they pass."""
+
+    def __init__(self, stream: BinaryIO, progress: Progress) -> None:
+        self._stream = stream
+        self._progress = progress
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self._progress.add(data.count(b"\n"))
+        return data
+
+
+def _pipe(source: Cursor, out: str, target: Cursor, into: str, progress: Progress) -> None:
     read_end, write_end = os.pipe()
     failures: list[BaseException] = []
 
@@ -177,7 +306,7 @@ def _pipe(source: Cursor, out: str, target: Cursor, into: str) -> None:
     arrived: BaseException | None = None
     try:
         with os.fdopen(read_end, "rb") as stream:
-            target.copy_expert(into, stream)
+            target.copy_expert(into, _Counted(stream, progress))
     except BaseException as error:
         arrived = error
     feeder.join()

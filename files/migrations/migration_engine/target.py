@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Any, TypeAlias
 
 import psycopg2
@@ -17,7 +17,6 @@ from psycopg2.extras import Json
 
 from .errors import MigrationError, RejectsError, TargetError, UsageError
 from .settings import DIRECTORY, Bots
-from .statistics import Statistics
 
 Connection: TypeAlias = psycopg2.extensions.connection
 Cursor: TypeAlias = psycopg2.extensions.cursor
@@ -48,8 +47,10 @@ def connect(name: str) -> Connection:
             "check POSTGRES_HOST, POSTGRES_PORT and POSTGRES_PASSWORD, and that trading_postgres runs"
         ) from error
     with errors_named(), transaction(connection) as cursor:
-        cursor.execute("SELECT to_regclass('trading.risk_metrics') IS NOT NULL AND to_regclass('migration.ledger') IS NOT NULL")
-        if not _one(cursor)[0]:
+        cursor.execute(
+            "SELECT to_regclass('trading.risk_metrics') IS NOT NULL AND to_regclass('migration.ledger') IS NOT NULL"
+        )
+        if not one(cursor)[0]:
             raise TargetError(f"{database} at {host}:{port} has no unified schema: run 001_unified_schema.sql first")
     return connection
 
@@ -108,52 +109,108 @@ def empty_staging(cursor: Cursor, schema: str, tables: Sequence[str], bot_id: st
     for table in tables:
         name = sql.Identifier(schema, table)
         cursor.execute(sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE bot_id <> %s)").format(name), (bot_id,))
-        if _one(cursor)[0]:
+        if one(cursor)[0]:
             cursor.execute(sql.SQL("DELETE FROM {} WHERE bot_id = %s").format(name), (bot_id,))
         else:
             cursor.execute(sql.SQL("TRUNCATE {}").format(name))
 
 
-def begin_run(cursor: Cursor, bot_id: str, source: str, started_at: datetime, snapshot_at: datetime) -> int:
-    """Record a staging run and make it the current one of the transaction."""
+@dataclass(frozen=True)
+class BaseRun:
+    """The last merged run of a bot: what the next one builds upon."""
+
+    position: dict[str, Any] | None
+    page_digests: bytes | None
+    row_counts: dict[str, int]
+
+
+def base_run(cursor: Cursor, bot_id: str, engine: str) -> BaseRun | None:
+    """The run to build upon; None where there is none, or it was made otherwise."""
     cursor.execute(
-        "INSERT INTO migration.runs (bot_id, source, started_at, snapshot_at, staged_at)"
-        " VALUES (%s, %s, %s, %s, clock_timestamp()) RETURNING run_id",
-        (bot_id, source, started_at, snapshot_at),
+        "SELECT position, page_digests, (SELECT json_object_agg(source_table, row_count) FROM migration.source_tables t"
+        " WHERE t.run_id = r.run_id), engine FROM migration.runs r"
+        " WHERE bot_id = %s AND merged_at IS NOT NULL ORDER BY run_id DESC LIMIT 1",
+        (bot_id,),
     )
-    run_id: int = _one(cursor)[0]
+    row = cursor.fetchone()
+    if row is None or row[3] != engine:
+        return None
+    return BaseRun(row[0], None if row[1] is None else bytes(row[1]), row[2] or {})
+
+
+def begin_run(
+    cursor: Cursor,
+    bot_id: str,
+    source: str,
+    started_at: datetime,
+    snapshot_at: datetime,
+    *,
+    mode: str,
+    engine: str,
+    position: dict[str, Any] | None = None,
+    page_digests: bytes | None = None,
+) -> int:
+    """Record a run and make it the current one of the transaction."""
     cursor.execute(
-        "SELECT set_config('migration.bot_id', %s, true), set_config('migration.run_id', %s, true)", (bot_id, str(run_id))
+        "INSERT INTO migration.runs (bot_id, source, started_at, snapshot_at, staged_at, mode, engine, position, page_digests)"
+        " VALUES (%s, %s, %s, %s, clock_timestamp(), %s, %s, %s, %s) RETURNING run_id",
+        (bot_id, source, started_at, snapshot_at, mode, engine, Json(position), page_digests),
+    )
+    run_id: int = one(cursor)[0]
+    cursor.execute(
+        "SELECT set_config('migration.bot_id', %s, true), set_config('migration.run_id', %s, true)",
+        (bot_id, str(run_id)),
     )
     return run_id
 
 
-def record_statistics(cursor: Cursor, run_id: int, table: str, statistics: Statistics) -> None:
-    """Store what the source's table held."""
+@dataclass(frozen=True)
+class SourceTable:
+    """What a run found in a table of its source: see migration.source_tables."""
+
+    name: str
+    row_count: int
+    staged: int
+    whole: bool
+    loaded: int | None
+    hash: int
+    canonical: str
+
+
+def record_table(cursor: Cursor, run_id: int, table: SourceTable) -> None:
+    """Store what a run found in a table."""
     cursor.execute(
-        "INSERT INTO migration.source_statistics (run_id, source_table, row_count, sums, minima, maxima)"
-        " VALUES (%s, %s, %s, %s, %s, %s)",
-        (
-            run_id,
-            table,
-            statistics.row_count,
-            # As text: a JSON number would be read back as a float.
-            Json({name: str(total) for name, total in statistics.sums.items()}),
-            Json(statistics.minima),
-            Json(statistics.maxima),
-        ),
+        "INSERT INTO migration.source_tables (run_id, source_table, row_count, staged, whole, loaded, hash, canonical)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+        (run_id, table.name, table.row_count, table.staged, table.whole, table.loaded, table.hash, table.canonical),
     )
 
 
-def load_statistics(cursor: Cursor, run_id: int) -> dict[str, Statistics]:
-    """Statistics by source table of a run."""
+def rejected_ids(cursor: Cursor, bot_id: str, table: str) -> list[str]:
+    """Ids of a table's rows that were rejected last."""
+    cursor.execute("SELECT source_id FROM migration.rejects WHERE bot_id = %s AND source_table = %s", (bot_id, table))
+    return [row[0] for row in cursor.fetchall()]
+
+
+def is_first(cursor: Cursor, bot_type: str, table: str, bot_id: str) -> bool:
+    """Whether the unified table that a source table goes into has no row of the bot."""
     cursor.execute(
-        "SELECT source_table, row_count, sums, minima, maxima FROM migration.source_statistics WHERE run_id = %s", (run_id,)
+        "SELECT migration.is_first(m, %s) FROM migration.mappings m WHERE bot_type = %s AND source_table = %s ORDER BY step LIMIT 1",
+        (bot_id, bot_type, table),
     )
-    return {
-        table: Statistics(count, {name: Decimal(total) for name, total in sums.items()}, minima, maxima)
-        for table, count, sums, minima, maxima in cursor.fetchall()
-    }
+    found: bool = one(cursor)[0]
+    return found
+
+
+def count_new(cursor: Cursor, bot_type: str, table: str, bot_id: str, known: Sequence[str]) -> int:
+    """How many staged or rejected rows of a source table are new here; `known` were rejected before."""
+    cursor.execute(
+        "SELECT migration.count_new(m, %s, %s::text[]) FROM migration.mappings m"
+        " WHERE bot_type = %s AND source_table = %s ORDER BY step LIMIT 1",
+        (bot_id, list(known), bot_type, table),
+    )
+    found: int = one(cursor)[0]
+    return found
 
 
 def finish_run(cursor: Cursor, run_id: int, notes: Mapping[str, Any]) -> None:
@@ -171,11 +228,12 @@ def register(cursor: Cursor, bots: Bots, bot_type: str, only: str | None) -> Non
 def merge(cursor: Cursor, bot_type: str, bot_ids: Sequence[str], accepted: int) -> dict[str, Any]:
     """Merge what is staged; the result object."""
     cursor.execute("SELECT migration.merge(%s, %s::text[], %s)", (bot_type, list(bot_ids), accepted))
-    result: dict[str, Any] = _one(cursor)[0]
+    result: dict[str, Any] = one(cursor)[0]
     return result
 
 
-def _one(cursor: Cursor) -> Sequence[Any]:
+def one(cursor: Cursor) -> Sequence[Any]:
+    """The row that a query must give."""
     row = cursor.fetchone()
     assert row is not None
     return row

@@ -138,7 +138,13 @@ def moment(value: Any, zone: tzinfo) -> tuple[datetime, str | None]:
     year, month, day, hour, minute, second, fraction, offset = match.groups()
     try:
         naive = datetime(
-            int(year), int(month), int(day), int(hour), int(minute), int(second or 0), int((fraction or "0")[:6].ljust(6, "0"))
+            int(year),
+            int(month),
+            int(day),
+            int(hour),
+            int(minute),
+            int(second or 0),
+            int((fraction or "0")[:6].ljust(6, "0")),
         )
         if offset:
             return (naive - _offset(offset)).replace(tzinfo=UTC), None

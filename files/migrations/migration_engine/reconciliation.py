@@ -1,0 +1,664 @@
+"""Compares what a bot's live source holds with what trading_db holds of it.
+
+Both sides are read in a snapshot of their own. Rows are compared by the hashes
+of their canonical texts, a thousand ids at a time, and one by one where these
+differ. A row that can have changed at the source since the last merged run is
+pending: the next run carries it, and it is no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from . import momentum_mapping, sqlite_pages, values
+from .errors import UsageError
+from .momentum_source import Copy, private_copy
+from .progress import Progress
+from .settings import Bot
+from .shortseller_source import Snapshot, Table, snapshot
+from .target import Cursor, one
+
+BLOCK = 1000
+NAMED = 5
+Warn = Callable[[str], None]
+Pair = tuple[str | None, str | None]
+
+
+@dataclass
+class Summary:
+    """Rows and hashes by block of ids; sums and ranges by column of the unified table."""
+
+    blocks: dict[int, tuple[int, int]] = field(default_factory=dict)
+    sums: dict[str, Decimal] = field(default_factory=dict)
+    ranges: dict[str, Pair] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return sum(rows for rows, _ in self.blocks.values())
+
+    @property
+    def hash(self) -> int:
+        return sum(total for _, total in self.blocks.values())
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is compared of a source table: its unified table, and the columns summed up and ranged (unified: source)."""
+
+    target: str
+    sums: dict[str, str]
+    times: dict[str, str]
+    # Open: condition at the source and in the unified table, and the columns that say what is open.
+    open_at_source: str = ""
+    open_here: str = ""
+    shown: tuple[tuple[str, str], ...] = ()
+    metadata: str = "metadata"
+
+
+_OPEN_TRADES = (("symbol", "symbol"), ("quantity", "quantity"))
+_OPEN_POSITIONS = (("symbol", "symbol"), ("size", "size"))
+SPECS: dict[str, dict[str, Spec]] = {
+    "shortseller": {
+        "trades": Spec(
+            "trading.trades",
+            {"quantity": "quantity", "pnl_usd": "pnl", "fees": "fees"},
+            {"entry_time": "timestamp", "exit_time": "executed_at"},
+            "executed_at IS NULL",
+            "exit_time IS NULL",
+            _OPEN_TRADES,
+        ),
+        "positions": Spec(
+            "trading.positions",
+            {"size": "size", "realized_pnl": "realized_pnl", "unrealized_pnl": "unrealized_pnl"},
+            {"opened_at": "opened_at", "closed_at": "closed_at"},
+            "lower(status) IN ('open', 'partially_closed')",
+            "status IN ('open', 'partially_closed')",
+            _OPEN_POSITIONS,
+            "position_metadata",
+        ),
+        "market_data": Spec("trading.market_data", {"volume": "volume"}, {"timestamp": "timestamp"}),
+        "signals": Spec("trading.signals", {"strength": "strength", "price": "price"}, {"timestamp": "timestamp"}),
+        "account_balance": Spec(
+            "trading.account_balance",
+            {"total_balance": "total_balance", "equity": "equity"},
+            {"timestamp": "timestamp"},
+        ),
+        "risk_metrics": Spec(
+            "trading.risk_metrics", {"daily_pnl": "total_pnl", "total_trades": "total_trades"}, {"date": "date"}
+        ),
+    },
+    "momentum": {
+        "trades": Spec(
+            "trading.trades",
+            {"quantity": "quantity", "pnl_usd": "pnl_usd", "position_size_usd": "position_size_usd"},
+            {"entry_time": "entry_time", "exit_time": "exit_time"},
+            "exit_time IS NULL",
+            "exit_time IS NULL",
+            _OPEN_TRADES,
+        ),
+        "daily_snapshots": Spec(
+            "trading.risk_metrics", {"daily_pnl": "daily_pnl", "total_trades": "trades_count"}, {"date": "date"}
+        ),
+        "system_events": Spec("audit.system_events", {}, {"event_time": "event_time"}),
+        "risk_events": Spec(
+            "audit.risk_events",
+            {"current_value": "current_value", "limit_value": "limit_value"},
+            {"event_time": "event_time"},
+        ),
+    },
+}
+# Tables where every row of a bot that never ran here must have been migrated.
+ORIGIN = {
+    "trading.trades": "metadata",
+    "trading.positions": "position_metadata",
+    "trading.signals": "metadata",
+    "trading.account_balance": "metadata",
+    "trading.risk_metrics": "metadata",
+}
+
+
+class Source:
+    """A snapshot of a bot's legacy store, as reconciliation reads it."""
+
+    snapshot_at: datetime
+
+    def columns(self, table: str) -> Sequence[str]:
+        """Names of the parts of a canonical text."""
+        raise NotImplementedError
+
+    def canonical_sql(self, table: str) -> str:
+        """The canonical text of the row {row} of the unified table, and what separates its parts."""
+        raise NotImplementedError
+
+    def count(self, table: str) -> int:
+        """All rows of a table."""
+        raise NotImplementedError
+
+    def summary(self, table: str, spec: Spec, rejected: set[int], progress: Progress) -> Summary:
+        """All rows but the rejected ones."""
+        raise NotImplementedError
+
+    def rows(self, table: str, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Id and hash of the rows in ranges of ids."""
+        raise NotImplementedError
+
+    def texts(self, table: str, ids: Sequence[int]) -> dict[int, Sequence[str]]:
+        """The parts of the canonical texts of rows."""
+        raise NotImplementedError
+
+    def changed(self, table: str, ids: Sequence[int]) -> set[int]:
+        """Those that can have changed since the last merged run."""
+        raise NotImplementedError
+
+    def open(self, table: str, spec: Spec) -> dict[int, tuple[str, Decimal]]:
+        """What is open: symbol and size, by id."""
+        raise NotImplementedError
+
+
+class ShortsellerSource(Source):
+    separator = "\x1f"
+
+    def __init__(self, found: Snapshot, position: dict[str, Any] | None) -> None:
+        self.found = found
+        self.snapshot_at = found.snapshot_at
+        self.tables: dict[str, Table] = {table.name: table for table in found.tables}
+        self.condition = found.position.changed_since(position) or "false"
+
+    def columns(self, table: str) -> Sequence[str]:
+        found = self.tables[table]
+        return [*found.columns, *(["unknown columns"] if found.extra else [])]
+
+    def canonical_sql(self, table: str) -> str:
+        return self.tables[table].canonical_sql()
+
+    def count(self, table: str) -> int:
+        return self.found.count(self.tables[table])
+
+    def summary(self, table: str, spec: Spec, rejected: set[int], progress: Progress) -> Summary:
+        text = self.tables[table].canonical_at_source()
+        condition = f"WHERE id NOT IN ({', '.join(map(str, rejected))})" if rejected else ""
+        hashed = f"('x' || left(md5({text}), 16))::bit(64)::bigint"
+        found = summarize(self.found.cursor, "id", hashed, f"trading.{table}", condition, spec.sums, spec.times, {})
+        progress.add(found.rows)
+        return found
+
+    def rows(self, table: str, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        text = self.tables[table].canonical_at_source()
+        cursor = self.found.cursor
+        for low, high in ranges:
+            cursor.execute(
+                f"SELECT id, ('x' || left(md5({text}), 16))::bit(64)::bigint FROM trading.{table} WHERE id BETWEEN {low} AND {high}"
+            )
+            yield from cursor.fetchall()
+
+    def texts(self, table: str, ids: Sequence[int]) -> dict[int, Sequence[str]]:
+        text = self.tables[table].canonical_at_source()
+        self.found.cursor.execute(f"SELECT id, {text} FROM trading.{table} WHERE id = ANY (%s)", (list(ids),))
+        return {number: shown.split(self.separator) for number, shown in self.found.cursor.fetchall()}
+
+    def changed(self, table: str, ids: Sequence[int]) -> set[int]:
+        self.found.cursor.execute(
+            f"SELECT id FROM trading.{table} WHERE id = ANY (%s) AND {self.condition}", (list(ids),)
+        )
+        return {row[0] for row in self.found.cursor.fetchall()}
+
+    def open(self, table: str, spec: Spec) -> dict[int, tuple[str, Decimal]]:
+        names = ", ".join(source for source, _ in spec.shown)
+        self.found.cursor.execute(f"SELECT id, {names} FROM trading.{table} WHERE {spec.open_at_source}")
+        return {number: (symbol, size) for number, symbol, size in self.found.cursor.fetchall()}
+
+
+class MomentumSource(Source):
+    separator = "\t"
+
+    def __init__(self, copy: Copy, bot: Bot, digests: bytes | None) -> None:
+        self.copy = copy
+        self.snapshot_at = copy.snapshot_at
+        self.zone = values.find_zone(bot.timezone)
+        self.mappers = {
+            name: momentum_mapping.Mapper(name, bot.bot_id, self.zone, copy.extra[name])
+            for name in momentum_mapping.TABLES
+        }
+        self.before = digests
+        self.now = sqlite_pages.digests(copy.path)
+
+    def columns(self, table: str) -> Sequence[str]:
+        return self.mappers[table].target_columns
+
+    def canonical_sql(self, table: str) -> str:
+        return self.mappers[table].canonical_sql()
+
+    def count(self, table: str) -> int:
+        return self.copy.count(table)
+
+    def summary(self, table: str, spec: Spec, rejected: set[int], progress: Progress) -> Summary:
+        mapper = self.mappers[table]
+        blocks: dict[int, list[int]] = {}
+        sums = dict.fromkeys(spec.sums, Decimal(0))
+        extremes: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in spec.times}
+        places = {name: mapper.target_columns.index(name) for name in (*spec.sums, *spec.times)}
+        for rows in self.copy.batches(table, mapper.source_columns):
+            found = mapper.convert(rows)
+            lines = found.lines
+            progress.add(len(rows))
+            for reject in found.rejects:
+                if reject.source_id not in rejected:
+                    blocks.setdefault(reject.source_id // BLOCK, [0, 0])[0] += 1
+            if rejected:
+                stay = [i for i, number in enumerate(found.ids) if number not in rejected]
+                found = momentum_mapping.Converted(
+                    [found.ids[i] for i in stay], [lines[i] for i in stay], [found.hashes[i] for i in stay], []
+                )
+                lines = found.lines
+            for number, row_hash in zip(found.ids, found.hashes, strict=True):
+                block = blocks.get(number // BLOCK)
+                if block is None:
+                    block = blocks[number // BLOCK] = [0, 0]
+                block[0] += 1
+                block[1] += row_hash
+            cells = [line.split("\t") for line in lines]
+            for name in sums:
+                at = places[name]
+                sums[name] = sum((Decimal(c[at]) for c in cells if c[at] != "\\N"), sums[name])
+            for name, by_offset in extremes.items():
+                at = places[name]
+                for text in (c[at] for c in cells):
+                    if text == "\\N":
+                        continue
+                    low, high = by_offset.get(text[-3:], (text, text))
+                    # Texts of one offset are in the order of time.
+                    if text <= low or text >= high:
+                        by_offset[text[-3:]] = (min(low, text), max(high, text))
+        ranges = {
+            name: _range(text for pair in by_offset.values() for text in pair) for name, by_offset in extremes.items()
+        }
+        return Summary({block: (rows, total) for block, (rows, total) in blocks.items()}, sums, ranges)
+
+    def rows(self, table: str, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        mapper = self.mappers[table]
+        for rows in self.copy.batches(table, mapper.source_columns, ranges):
+            found = mapper.convert(rows)
+            yield from zip(found.ids, found.hashes, strict=True)
+            # A row that cannot be migrated is there, and equals nothing here.
+            yield from ((reject.source_id, 0) for reject in found.rejects)
+
+    def texts(self, table: str, ids: Sequence[int]) -> dict[int, Sequence[str]]:
+        mapper = self.mappers[table]
+        found: dict[int, Sequence[str]] = {}
+        for rows in self.copy.batches(table, mapper.source_columns, [(number, number) for number in ids]):
+            for row in rows:
+                result = mapper.convert_row(row)
+                found[row[0]] = (
+                    [result.reason] if isinstance(result, momentum_mapping.Reject) else result[1].split("\t")
+                )
+        return found
+
+    def changed(self, table: str, ids: Sequence[int]) -> set[int]:
+        if self.before is None:
+            return set()
+        ranges = sqlite_pages.changed_ranges(self.copy.path, self.copy.connection, table, self.before, self.now)
+        if ranges is None:
+            return set(ids)
+        return {number for number in ids if any(low <= number <= high for low, high in ranges)}
+
+    def open(self, table: str, spec: Spec) -> dict[int, tuple[str, Decimal]]:
+        names = ", ".join(source for source, _ in spec.shown)
+        found: dict[int, tuple[str, Decimal]] = {}
+        for number, symbol, size in self.copy.connection.execute(
+            f"SELECT id, {names} FROM {table} WHERE {spec.open_at_source}"
+        ):
+            try:
+                found[number] = (symbol, Decimal(values.number(size, values.MONEY).text))
+            except values.Unmappable:
+                continue
+        return found
+
+
+@contextmanager
+def open_source(
+    bot: Bot, position: dict[str, Any] | None, digests: bytes | None, password: str | None, warn: Warn
+) -> Iterator[Source]:
+    """The bot's live source. Raises SourceError."""
+    if bot.bot_type == "shortseller":
+        with snapshot(bot, warn, password) as found:
+            yield ShortsellerSource(found, position)
+    else:
+        path = bot.legacy.get("sqlite_path")
+        if not path:
+            raise UsageError(
+                f"bots.json has no legacy.sqlite_path for {bot.bot_id}: set `legacy.sqlite` in the inventory"
+            )
+        with private_copy(Path(path), warn) as copy:
+            yield MomentumSource(copy, bot, digests)
+
+
+def _range(texts: Iterable[str | None]) -> Pair:
+    """First and last of times (with an offset) or dates, in UTC."""
+    found: list[tuple[Any, str]] = []
+    for text in texts:
+        if text is None:
+            continue
+        try:
+            when = values.moment(text, values.UTC)[0]
+            found.append((when, when.isoformat()))
+        except values.Unmappable:
+            # A date, or infinity.
+            found.append((text, text))
+    return (min(found)[1], max(found)[1]) if found else (None, None)
+
+
+def summarize(
+    cursor: Cursor,
+    number: str,
+    hashed: str,
+    table: str,
+    condition: str,
+    sums: dict[str, str],
+    times: dict[str, str],
+    parameters: dict[str, Any],
+) -> Summary:
+    """A summary that the server computes. All but `parameters` is SQL of this package."""
+    # NaN is a value of NUMERIC, and would be the sum.
+    parts = [f"coalesce(sum(({c})::numeric) FILTER (WHERE ({c})::numeric <> 'NaN'), 0)" for c in sums.values()]
+    parts += [f'{f}("{c}")::text' for c in times.values() for f in ("min", "max")]
+    columns = "".join(f", {part}" for part in parts)
+    cursor.execute(
+        f"SELECT {number} / {BLOCK}, count(*), coalesce(sum({hashed}), 0){columns} FROM {table} {condition} GROUP BY 1",
+        parameters or None,
+    )
+    found = Summary(sums=dict.fromkeys(sums, Decimal(0)))
+    texts: dict[str, list[str | None]] = {name: [] for name in times}
+    for block, rows, total, *rest in cursor.fetchall():
+        found.blocks[int(block)] = (rows, int(total))
+        for name, value in zip(sums, rest, strict=False):
+            found.sums[name] += value
+        for place, name in enumerate(times):
+            texts[name] += rest[len(sums) + 2 * place : len(sums) + 2 * place + 2]
+    found.ranges = {name: _range(seen) for name, seen in texts.items()}
+    return found
+
+
+@dataclass
+class TableReport:
+    """One source table: its rows = migrated + rejected + pending (+ those that differ)."""
+
+    source_table: str
+    target_table: str
+    source: int
+    migrated: int = 0
+    rejected: int = 0
+    pending: int = 0
+    kept: int = 0
+    missing_at_source: int = 0
+    open: dict[str, int] = field(default_factory=dict)
+    sums: dict[str, dict[str, str]] = field(default_factory=dict)
+    ranges: dict[str, dict[str, Pair]] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    differences: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "ok": not self.differences}
+
+
+@dataclass(frozen=True)
+class Held:
+    """What trading_db holds of one source table of a bot: SQL over its rows t."""
+
+    cursor: Cursor
+    bot_id: str
+    spec: Spec
+    canonical: str
+    condition: str
+    number: str
+
+    @classmethod
+    def of(cls, cursor: Cursor, bot: Bot, table: str, spec: Spec, canonical: str) -> Held:
+        legacy = f"t.{spec.metadata}"
+        owner = f"{legacy} #>> '{{legacy,bot_id}}'" if spec.target == "trading.market_data" else "t.bot_id"
+        condition = f"WHERE {owner} = %(bot)s AND {legacy} ? 'legacy' AND {legacy} #>> '{{legacy,table}}' = '{table}'"
+        return cls(
+            cursor,
+            bot.bot_id,
+            spec,
+            canonical.replace("{row}", "t"),
+            condition,
+            f"({legacy} #>> '{{legacy,id}}')::bigint",
+        )
+
+    def summary(self) -> Summary:
+        same = {name: name for name in self.spec.sums}
+        times = {name: name for name in self.spec.times}
+        hashed = f"migration.row_hash({self.canonical})"
+        return summarize(
+            self.cursor, self.number, hashed, f"{self.spec.target} t", self.condition, same, times, {"bot": self.bot_id}
+        )
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        for low, high in ranges:
+            self.cursor.execute(
+                f"SELECT {self.number}, migration.row_hash({self.canonical}) FROM {self.spec.target} t"
+                f" {self.condition} AND {self.number} BETWEEN {low} AND {high}",
+                {"bot": self.bot_id},
+            )
+            yield from self.cursor.fetchall()
+
+    def texts(self, ids: Sequence[int], separator: str) -> dict[int, Sequence[str]]:
+        self.cursor.execute(
+            f"SELECT {self.number}, {self.canonical} FROM {self.spec.target} t {self.condition} AND {self.number} = ANY (%(ids)s)",
+            {"bot": self.bot_id, "ids": list(ids)},
+        )
+        return {number: shown.split(separator) for number, shown in self.cursor.fetchall()}
+
+    def open(self) -> dict[int, tuple[str, Decimal]]:
+        names = ", ".join(f"t.{name}" for _, name in self.spec.shown)
+        self.cursor.execute(
+            f"SELECT {self.number}, {names} FROM {self.spec.target} t {self.condition} AND {self.spec.open_here}",
+            {"bot": self.bot_id},
+        )
+        return {number: (symbol, size) for number, symbol, size in self.cursor.fetchall()}
+
+
+def reconcile_bot(cursor: Cursor, bot: Bot, password: str | None, warn: Warn) -> dict[str, Any]:
+    """Everything about one bot. `cursor` is that of a read-only REPEATABLE READ connection without a transaction."""
+    report: dict[str, Any] = {"bot_id": bot.bot_id, "bot_type": bot.bot_type, "tables": [], "differences": []}
+    differences: list[str] = report["differences"]
+    cursor.execute("SELECT set_config('TimeZone', %s, true)", (bot.timezone,))
+    cursor.execute("SELECT last_heartbeat FROM trading.bots WHERE bot_id = %s", (bot.bot_id,))
+    row = cursor.fetchone()
+    if row is None:
+        differences.append("the bot is not registered in trading.bots: run playbooks/phase2_data_migration.yml")
+    elif bot.bot_type == "lxalgo":
+        cursor.execute("SELECT count(*) FROM trading.account_balance WHERE bot_id = %s", (bot.bot_id,))
+        if not one(cursor)[0]:
+            differences.append("the bot has no opening balance: run 004_register_lxalgo_bot.sql")
+    else:
+        _reconcile_history(cursor, bot, row[0] is not None, password, warn, report)
+    report["ok"] = not differences and all(t["ok"] for t in report["tables"])
+    return report
+
+
+def _reconcile_history(
+    cursor: Cursor, bot: Bot, ran: bool, password: str | None, warn: Warn, report: dict[str, Any]
+) -> None:
+    differences: list[str] = report["differences"]
+    cursor.execute(
+        "SELECT run_id, merged_at, position, page_digests FROM migration.runs"
+        " WHERE bot_id = %s AND merged_at IS NOT NULL ORDER BY run_id DESC LIMIT 1",
+        (bot.bot_id,),
+    )
+    run = cursor.fetchone()
+    if run is None:
+        differences.append("nothing was migrated yet: run playbooks/phase2_data_migration.yml")
+        return
+    run_id, merged_at, position, digests = run
+    with open_source(bot, position, None if digests is None else bytes(digests), password, warn) as source:
+        report.update(run_id=run_id, merged_at=merged_at.isoformat(), snapshot_at=source.snapshot_at.isoformat())
+        for table, spec in SPECS[bot.bot_type].items():
+            report["tables"].append(_reconcile_table(cursor, bot, ran, source, table, spec).as_json())
+    _check_links(cursor, bot, ran, differences)
+
+
+def _reconcile_table(cursor: Cursor, bot: Bot, ran: bool, source: Source, table: str, spec: Spec) -> TableReport:
+    held = Held.of(cursor, bot, table, spec, source.canonical_sql(table))
+    cursor.execute(
+        "SELECT source_id::bigint FROM migration.rejects WHERE bot_id = %s AND source_table = %s", (bot.bot_id, table)
+    )
+    rejected = {row[0] for row in cursor.fetchall()}
+    report = TableReport(table, spec.target, source.count(table))
+    there = source.summary(table, spec, rejected, Progress(f"{bot.bot_id}: {table} compared", report.source))
+    here = held.summary()
+    report.sums = {name: {"source": f"{there.sums[name]:f}", "target": f"{here.sums[name]:f}"} for name in spec.sums}
+    report.ranges = {name: {"source": there.ranges[name], "target": here.ranges[name]} for name in spec.times}
+    report.hashes = {"source": f"{there.hash & 2**64 - 1:016x}", "target": f"{here.hash & 2**64 - 1:016x}"}
+    report.rejected = report.source - there.rows
+    blocks = sorted(b for b in there.blocks.keys() | here.blocks.keys() if there.blocks.get(b) != here.blocks.get(b))
+    unexplained = _compare_rows(bot, ran, source, held, table, blocks, rejected, report)
+    report.migrated = here.rows - report.missing_at_source
+    if not (blocks or unexplained):
+        report.differences += [
+            f"the sum of {n} is {here.sums[n]:f}, expected {there.sums[n]:f}"
+            for n in spec.sums
+            if here.sums[n] != there.sums[n]
+        ]
+        report.differences += [
+            f"{n} runs from {here.ranges[n][0]} to {here.ranges[n][1]}, expected {there.ranges[n][0]} to {there.ranges[n][1]}"
+            for n in spec.times
+            if here.ranges[n] != there.ranges[n]
+        ]
+    if spec.shown and not ran:
+        _compare_open(source, held, table, rejected, report)
+    return report
+
+
+def _compare_rows(
+    bot: Bot,
+    ran: bool,
+    source: Source,
+    held: Held,
+    table: str,
+    blocks: Sequence[int],
+    rejected: set[int],
+    report: TableReport,
+) -> int:
+    """Classify the rows of blocks that differ; how many have no explanation."""
+    unexplained = 0
+    for start in range(0, len(blocks), 50):
+        ranges = [(block * BLOCK, block * BLOCK + BLOCK - 1) for block in blocks[start : start + 50]]
+        there = {number: row_hash for number, row_hash in source.rows(table, ranges) if number not in rejected}
+        here: dict[int, int] = {}
+        twice: list[int] = []
+        for number, row_hash in held.rows(ranges):
+            if number in here:
+                twice.append(number)
+            here[number] = row_hash
+        report.missing_at_source += len(here.keys() - there.keys() - rejected)
+        differing = sorted(number for number in there if here.get(number) != there[number])
+        changed = source.changed(table, differing) if differing else set()
+        report.pending += len(changed)
+        left = [number for number in differing if number not in changed]
+        if ran:
+            report.kept += sum(number in here for number in left)
+            left = [number for number in left if number not in here]
+        if table == "market_data" and left:
+            left = _not_held_elsewhere(source, held, left, report)
+        unexplained += len(left)
+        if twice:
+            report.differences.append(f"legacy rows are there more than once: id {', '.join(map(str, twice[:NAMED]))}")
+        if left and len(report.differences) < NAMED:
+            report.differences += _name_rows(source, held, table, left[: NAMED - len(report.differences)])
+    if unexplained > NAMED:
+        report.differences.append(f"{unexplained} rows of {bot.bot_id} differ in all")
+    return unexplained
+
+
+def _name_rows(source: Source, held: Held, table: str, ids: Sequence[int]) -> list[str]:
+    """What differs in rows, column by column."""
+    there = source.texts(table, ids)
+    here = held.texts(ids, "\t" if isinstance(source, MomentumSource) else "\x1f")
+    lines = []
+    for number in ids:
+        if number not in here:
+            lines.append(f"id {number} is not there")
+            continue
+        parts = [
+            f"{name} is {_shown(now)}, expected {_shown(before)}"
+            for name, now, before in zip(source.columns(table), here[number], there[number], strict=False)
+            if now != before
+        ]
+        lines.append(f"id {number}: {'; '.join(parts) or there[number][0]}")
+    return lines
+
+
+def _shown(text: str) -> str:
+    return "NULL" if text in ("\x01", "\\N") else text if len(text) <= 200 else text[:200] + "..."
+
+
+def _not_held_elsewhere(source: Source, held: Held, ids: Sequence[int], report: TableReport) -> list[int]:
+    """Candles that no other source brought with the same values: those are one row here, under that source's id."""
+    columns = ("symbol", "interval", "timestamp", "open_price", "high_price", "low_price", "close_price", "volume")
+    names = list(source.columns("market_data"))
+    left = []
+    types = {"symbol": "text", "interval": "text", "timestamp": "timestamptz"}
+    same = " AND ".join(f't."{c}" IS NOT DISTINCT FROM %({c})s::{types.get(c, "numeric")}' for c in columns)
+    for number, parts in source.texts("market_data", ids).items():
+        row = dict(zip(names, (None if p == "\x01" else p for p in parts), strict=False))
+        held.cursor.execute(
+            f"SELECT count(*) FROM trading.market_data t WHERE {same} AND t.metadata #>> '{{legacy,bot_id}}' IS DISTINCT FROM %(bot)s",
+            {**{c: row[c] for c in columns}, "bot": held.bot_id},
+        )
+        if one(held.cursor)[0]:
+            report.migrated += 1
+        else:
+            left.append(number)
+    return left
+
+
+def _compare_open(source: Source, held: Held, table: str, rejected: set[int], report: TableReport) -> None:
+    """What is open, one by one."""
+    there = {number: what for number, what in source.open(table, held.spec).items() if number not in rejected}
+    here = held.open()
+    report.open = {"source": len(there), "target": len(here)}
+    differing = sorted(number for number in there.keys() | here.keys() if there.get(number) != here.get(number))
+    changed = source.changed(table, differing) if differing else set()
+    for number in differing:
+        if number not in changed and number in there:
+            report.differences.append(
+                f"{table} {number} is open at the source with {there[number]}, and here: {here.get(number, 'not open')}"
+            )
+
+
+def _check_links(cursor: Cursor, bot: Bot, ran: bool, differences: list[str]) -> None:
+    checks = {
+        "signals point to a trade that is not there, or not theirs": (
+            "SELECT count(*) FROM trading.signals s LEFT JOIN trading.trades t ON t.trade_id = s.execution_trade_id"
+            " WHERE s.bot_id = %(bot)s AND s.execution_trade_id IS NOT NULL"
+            " AND (t.id IS NULL OR (s.metadata ? 'legacy' AND s.metadata #>> '{legacy,execution_id}' IS DISTINCT FROM t.metadata #>> '{legacy,id}'))"
+        ),
+        "positions point to a trade that is not there": (
+            "SELECT count(*) FROM trading.positions p CROSS JOIN unnest(entry_trade_ids) AS e (trade_id)"
+            " WHERE bot_id = %(bot)s AND NOT EXISTS (SELECT FROM trading.trades t WHERE t.trade_id = e.trade_id)"
+        ),
+    }
+    if not ran:
+        if bot.bot_type == "momentum":
+            checks["open trades have no open position of their size, or the reverse"] = (
+                "SELECT count(*) FROM (SELECT trade_id, symbol, quantity FROM trading.trades WHERE bot_id = %(bot)s AND exit_time IS NULL) AS t"
+                " FULL JOIN (SELECT position_id, symbol, size FROM trading.positions WHERE bot_id = %(bot)s AND status = 'open') AS p"
+                " ON p.position_id = t.trade_id AND p.symbol = t.symbol AND p.size = t.quantity"
+                " WHERE t.trade_id IS NULL OR p.position_id IS NULL"
+            )
+        for table, metadata in ORIGIN.items():
+            checks[
+                f"rows of {table} came from nowhere: the bot never ran here, and the migration did not bring them"
+            ] = f"SELECT count(*) FROM {table} WHERE bot_id = %(bot)s AND NOT {metadata} ? 'legacy'"
+    for text, query in checks.items():
+        cursor.execute(query, {"bot": bot.bot_id})
+        found = one(cursor)[0]
+        if found:
+            differences.append(f"{found} {text}")

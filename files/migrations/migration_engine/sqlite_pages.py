@@ -1,0 +1,281 @@
+"""Which rows of a SQLite file may differ from an earlier copy of it, told by its pages.
+
+The copies are whole and quiescent: no WAL beside them, no writer. The format is that of
+https://www.sqlite.org/fileformat2.html.
+
+Why no row escapes: with the same table definitions a row is what its leaf page and the overflow pages
+behind it hold. A leaf counts as unchanged only if it has the same bytes and was a leaf of the same table,
+because a page that was free, or another table's, may hold those bytes already (DELETE, then a restored
+file). An unchanged leaf therefore held the same rows, which began their overflow chains on the same pages;
+such a row differs only if a page of its chain does. Rows that are gone were on a leaf that changed or left
+the table; the earlier copy says which rowids that leaf was for.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+from array import array
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+DIGEST_BYTES = 8
+# Magic and version, page size, digest of the definitions, number of pages.
+_PREFIX = struct.Struct("=8sI32sI")
+_MAGIC = b"sqpages1"
+_INTERIOR, _LEAF = 0x05, 0x0D
+_LOWEST, _HIGHEST = -(1 << 63), (1 << 63) - 1
+# Up to here an overflow page, which begins with the number of the next, begins with 0 or 1, and no b-tree page does.
+_MOST_PAGES = 1 << 25
+# A larger share of changed leaves is a rewritten table: reading all of it is cheaper.
+_WORTHWHILE = 0.5
+_UNEXPECTED = (ValueError, IndexError, struct.error, sqlite3.DatabaseError)
+
+
+def digests(path: Path) -> bytes:
+    """What changed_ranges compares: a prefix, then 20 bytes a page (digest, owner, largest rowid).
+
+    The owner is the root of the table whose leaf a page is, 0 for all other pages. Empty where the file is
+    not as expected. Raises OSError where it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            header = stream.read(100)
+            size = _page_size(header)
+            stream.seek(0)
+            # Index 0 is no page.
+            sums, kinds = bytearray(DIGEST_BYTES), bytearray(1)
+            while chunk := stream.read(1 << 20):
+                view = memoryview(chunk)
+                starts = range(0, len(chunk), size)
+                sums += b"".join([sha256(view[start : start + size]).digest()[:DIGEST_BYTES] for start in starts])
+                kinds += chunk[::size]
+            count = len(kinds) - 1
+            if stream.tell() != count * size or count >= _MOST_PAGES:
+                return b""
+            roots, definitions = _tables(path, header)
+            owners, uppers = array("I", bytes(4 * len(kinds))), array("q", bytes(8 * len(kinds)))
+            file = _File(stream.fileno(), size, count)
+            for root in roots:
+                # WITHOUT ROWID tables are index b-trees.
+                if kinds[root] in (_INTERIOR, _LEAF):
+                    for leaf, upper in _leaves(file, kinds, root):
+                        if owners[leaf]:
+                            return b""
+                        owners[leaf], uppers[leaf] = root, upper
+    except _UNEXPECTED:
+        return b""
+    return b"".join((_PREFIX.pack(_MAGIC, size, definitions, count), sums, owners.tobytes(), uppers.tobytes()))
+
+
+def changed_ranges(
+    path: Path, connection: sqlite3.Connection, table: str, before: bytes, now: bytes
+) -> list[tuple[int, int]] | None:
+    """Inclusive rowid ranges, sorted and apart, with every row that was changed, inserted or deleted.
+
+    `now` is digests(path), `before` that of the earlier copy, `connection` has `path` open. None: cannot be
+    told, or not worth it; take every row. Raises OSError where `path` cannot be read.
+    """
+    earlier, later = _parse(before), _parse(now)
+    found = connection.execute(
+        "SELECT rootpage FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", (table,)
+    ).fetchone()
+    if earlier is None or later is None or found is None or earlier.layout != later.layout:
+        return None
+    known = len(earlier.digests)
+    changed = {
+        number for number, digest in enumerate(later.digests) if number >= known or earlier.digests[number] != digest
+    }
+    old, new = earlier.leaves(found[0]), later.leaves(found[0])
+    same = (old.keys() & new.keys()) - changed
+    if not new or len(new) - len(same) > _WORTHWHILE * len(new):
+        return None
+    ranges = [interval for leaves in (old, new) for leaf, interval in leaves.items() if leaf not in same]
+    try:
+        with path.open("rb") as stream:
+            file = _File(stream.fileno(), later.page_size, len(later.digests) - 1)
+            ranges += [(rowid, rowid) for rowid in _spilled(file, later, changed, same)]
+    except _UNEXPECTED:
+        return None
+    return _merged(ranges)
+
+
+@dataclass(frozen=True)
+class _File:
+    descriptor: int
+    page_size: int
+    count: int
+
+    def page(self, number: int) -> bytes:
+        """One page. Raises ValueError where there is none of that number."""
+        if not 1 <= number <= self.count:
+            raise ValueError(f"page {number} of {self.count}")
+        data = os.pread(self.descriptor, self.page_size, (number - 1) * self.page_size)
+        if len(data) != self.page_size:
+            raise ValueError(f"page {number} is cut off")
+        return data
+
+
+@dataclass(frozen=True)
+class _Pages:
+    """Parsed digests; the arrays are indexed by page number, 0 is no page."""
+
+    layout: bytes
+    page_size: int
+    digests: array[int]
+    owners: array[int]
+    uppers: array[int]
+
+    def leaves(self, root: int) -> dict[int, tuple[int, int]]:
+        """The leaves of a table, each with the inclusive range of rowids it is for."""
+        by_key = sorted((self.uppers[leaf], leaf) for leaf, owner in enumerate(self.owners) if owner == root)
+        lowest = [_LOWEST, *(upper + 1 for upper, _ in by_key)]
+        return {leaf: (lower, upper) for lower, (upper, leaf) in zip(lowest, by_key, strict=False)}
+
+
+def _parse(data: bytes) -> _Pages | None:
+    if len(data) < _PREFIX.size:
+        return None
+    magic, page_size, _, count = _PREFIX.unpack_from(data)
+    arrays = array("Q"), array("I"), array("q")
+    start = _PREFIX.size
+    for values in arrays:
+        end = start + (count + 1) * values.itemsize
+        if magic != _MAGIC or end > len(data):
+            return None
+        values.frombytes(data[start:end])
+        start = end
+    return _Pages(data[: _PREFIX.size - 4], page_size, *arrays) if start == len(data) else None
+
+
+def _page_size(header: bytes) -> int:
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        raise ValueError("not a database")
+    size: int = struct.unpack_from(">H", header, 16)[0]
+    size = 65536 if size == 1 else size
+    if size < 512 or size & (size - 1):
+        raise ValueError(f"page size {size}")
+    return size
+
+
+def _tables(path: Path, header: bytes) -> tuple[list[int], bytes]:
+    """The roots of the tables, and a digest of all that gives the bytes of their rows a meaning."""
+    # Immutable: opening must not make a WAL beside the copy.
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+        connection.text_factory = bytes
+        tables = connection.execute(
+            "SELECT rootpage, name, sql FROM sqlite_master WHERE type = 'table' ORDER BY rootpage, name"
+        ).fetchall()
+    # Reserved bytes a page, schema format, text encoding.
+    meaning = header[20:21], header[44:48], header[56:60], tables
+    # A virtual table has no root.
+    return [root for root, *_ in tables if root], sha256(repr(meaning).encode()).digest()
+
+
+def _leaves(file: _File, kinds: bytearray, root: int) -> Iterator[tuple[int, int]]:
+    """Each leaf page of a table with the largest rowid it may hold; only interior pages are read."""
+    interior: set[int] = set()
+    todo = [(root, _LOWEST - 1, _HIGHEST)]
+    while todo:
+        number, lower, upper = todo.pop()
+        # Keys ascend, or leaves would be given each other's ranges.
+        if lower >= upper or kinds[number] not in (_INTERIOR, _LEAF) or number in interior:
+            raise ValueError(f"page {number} is no part of the table at {root}")
+        if kinds[number] == _LEAF:
+            yield number, upper
+            continue
+        interior.add(number)
+        page = file.page(number)
+        cells, right = struct.unpack_from(">3xH3xI", page)
+        for start in struct.unpack_from(f">{cells}H", page, 12):
+            key, _ = _varint(page, start + 4)
+            todo.append((int.from_bytes(page[start : start + 4], "big"), lower, key))
+            lower = key
+        todo.append((right, lower, upper))
+
+
+def _spilled(file: _File, pages: _Pages, changed: set[int], same: set[int]) -> Iterator[int]:
+    """The rowids on the unchanged leaves `same` of a table whose overflow pages changed."""
+    first = file.page(1)
+    usable = file.page_size - first[20]
+    suspects = {n for n in changed if n > 1 and not pages.owners[n] and file.page(n)[0] <= 1}
+    if suspects:
+        suspects -= _free(file, first)
+    # Most overflow pages change with the leaf before them, of this table or of another.
+    for leaf in changed if suspects else ():
+        if pages.owners[leaf]:
+            for _, chain in _chains(file, leaf, usable):
+                suspects.difference_update(chain)
+    # What is left may be an index's or a pointer map: then this finds nothing, at the cost of a read of the table.
+    for leaf in same:
+        if not suspects:
+            return
+        for rowid, chain in _chains(file, leaf, usable):
+            if not suspects.isdisjoint(chain):
+                suspects.difference_update(chain)
+                yield rowid
+
+
+def _free(file: _File, first: bytes) -> set[int]:
+    """The pages of the freelist: trunks, and the pages they list."""
+    free: set[int] = set()
+    trunk: int = struct.unpack_from(">I", first, 32)[0]
+    while trunk:
+        if trunk in free:
+            raise ValueError("the freelist is a ring")
+        page = file.page(trunk)
+        following, count = struct.unpack_from(">II", page)
+        free.add(trunk)
+        free.update(struct.unpack_from(f">{count}I", page, 8))
+        trunk = following
+    return free
+
+
+def _chains(file: _File, leaf: int, usable: int) -> Iterator[tuple[int, list[int]]]:
+    """(rowid, overflow pages) of each row of a leaf that does not fit on it."""
+    page = file.page(leaf)
+    most, least = usable - 35, (usable - 12) * 32 // 255 - 23
+    (cells,) = struct.unpack_from(">H", page, 3)
+    for start in struct.unpack_from(f">{cells}H", page, 8):
+        size, at = _varint(page, start)
+        if size <= most:
+            continue
+        rowid, at = _varint(page, at)
+        local = least + (size - least) % (usable - 4)
+        if local > most:
+            local = least
+        (number,) = struct.unpack_from(">I", page, at + local)
+        chain: list[int] = []
+        for _ in range(-((local - size) // (usable - 4))):
+            chain.append(number)
+            number = int.from_bytes(file.page(number)[:4], "big")
+            if len(chain) > file.count:
+                raise ValueError("an overflow chain is a ring")
+        yield rowid, chain
+
+
+def _varint(page: bytes, at: int) -> tuple[int, int]:
+    """A signed 64-bit integer of 1 to 9 bytes, and where the next field begins."""
+    value = 0
+    for end in range(at, at + 8):
+        byte = page[end]
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            return value, end + 1
+    value = value << 8 | page[at + 8]
+    return (value - (1 << 64) if value > _HIGHEST else value), at + 9
+
+
+def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same rowids in as few ranges as possible, in order."""
+    merged: list[tuple[int, int]] = []
+    for lower, upper in sorted(ranges):
+        if merged and lower <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(upper, merged[-1][1])
+        else:
+            merged.append((lower, upper))
+    return merged
