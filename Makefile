@@ -26,7 +26,7 @@ demo-clean: venv ## Remove the demo host (images are kept: see clean)
 	@python -m tests.demo.run --clean
 
 ##@ Test it
-.PHONY: test lint unit molecule
+.PHONY: test lint unit molecule bench
 test: venv ## All below: what CI runs
 	@python -m tests.suite
 
@@ -38,6 +38,10 @@ unit: venv ## Tests that need no host
 
 molecule: venv ## Scenarios on disposable hosts (SCENARIO=x for one, KEEP=1 to keep its host)
 	@python -m tests.suite molecule $(SCENARIO) $(if $(KEEP),--keep)
+
+bench: venv ## Compare the migration with other routes (BENCH="--rows 20000", see docs/benchmark.md)
+	@scripts/as-root ansible-playbook tests/testbed/prepare.yml >&2
+	scripts/with-docker python -m tests.benchmark $(BENCH)
 
 ##@ Housekeeping
 .PHONY: venv clean help
