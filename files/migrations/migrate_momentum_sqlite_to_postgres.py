@@ -22,10 +22,7 @@ import gc
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -34,169 +31,13 @@ sys.dont_write_bytecode = True
 
 import psycopg2  # noqa: E402
 from migration_engine import settings, sqlite_pages, target  # noqa: E402
-from migration_engine.copytext import ChunkStream, escape  # noqa: E402
 from migration_engine.errors import RejectsError, TargetError, UsageError  # noqa: E402
-from migration_engine.momentum_mapping import TABLES, Mapper, Reject, reject_of  # noqa: E402
-from migration_engine.momentum_source import Copy, private_copy  # noqa: E402
-from migration_engine.progress import Progress, say  # noqa: E402
+from migration_engine.momentum_loading import Rejects, carry, create_staging  # noqa: E402
+from migration_engine.momentum_source import private_copy  # noqa: E402
+from migration_engine.progress import say  # noqa: E402
 from migration_engine.settings import Bot, Bots  # noqa: E402
-from migration_engine.target import Connection, Cursor, SourceTable  # noqa: E402
-from migration_engine.values import MONEY, RATIO, find_zone  # noqa: E402
-
-# One row a day, and rewritten under new ids: always read as a whole.
-SMALL = ("daily_snapshots",)
-BUFFER = 1 << 18
-
-
-@dataclass
-class Rejects:
-    """Rejected rows on their way to migration.rejects, on disk: there may be many."""
-
-    bot_id: str
-    run_id: int
-    file: TextIO
-
-    def add(self, rejects: Sequence[Reject]) -> None:
-        for r in rejects:
-            fields = (str(self.run_id), self.bot_id, r.source_table, str(r.source_id), r.row, r.reason)
-            self.file.write("\t".join(map(escape, fields)) + "\n")
-
-    def forget_after(self, place: int) -> None:
-        self.file.seek(place)
-        self.file.truncate()
-
-    def store(self, cursor: Cursor) -> None:
-        """Replace the bot's rejects: a rejected row is read again in every run."""
-        self.file.seek(0)
-        cursor.execute("DELETE FROM migration.rejects WHERE bot_id = %s", (self.bot_id,))
-        cursor.copy_expert(
-            'COPY migration.rejects (run_id, bot_id, source_table, source_id, "row", reason) FROM STDIN', self.file
-        )
-        self.file.seek(0, 2)
-
-
-@dataclass
-class Tally:
-    """What was read of a table."""
-
-    read: int = 0
-    converted: int = 0
-    hash: int = 0
-
-
-def chunks(
-    copy: Copy, mapper: Mapper, ranges: list[tuple[int, int]] | None, staged: bool, tally: Tally, rejects: Rejects
-) -> Iterator[str]:
-    """The table's rows as COPY text; staged rows end with their legacy id."""
-    total = copy.count(mapper.table)
-    if ranges is not None:
-        total = min(total, sum(high - low + 1 for low, high in ranges))
-    progress = Progress(f"{mapper.bot_id}: {mapper.table}", total)
-    for rows in copy.batches(mapper.table, mapper.source_columns, ranges):
-        found = mapper.convert(rows)
-        rejects.add(found.rejects)
-        tally.read += len(rows)
-        tally.converted += len(found.ids)
-        tally.hash += sum(found.hashes)
-        if staged:
-            yield "".join(f"{line}\t{number}\n" for line, number in zip(found.lines, found.ids, strict=True))
-        elif found.lines:
-            yield "\n".join(found.lines) + "\n"
-        progress.add(len(rows))
-
-
-def load_new(cursor: Cursor, copy: Copy, mapper: Mapper, rejects: Rejects) -> Tally | None:
-    """Stream all rows straight into the unified table, which has none of the bot; None where rows are in each other's way."""
-    table = mapper.spec.target
-    tally = Tally()
-    place = rejects.file.tell()
-    cursor.execute("SAVEPOINT loading")
-    try:
-        cursor.execute("SELECT migration.drop_secondary(%s::regclass, %s)", (table, copy.count(mapper.table)))
-        restore = target.one(cursor)[0]
-        stream = ChunkStream(chunks(copy, mapper, None, False, tally, rejects))
-        cursor.copy_expert(f"COPY {table} ({', '.join(mapper.target_columns)}) FROM STDIN", stream, BUFFER)
-        if restore:
-            say(f"{mapper.bot_id}: {mapper.table}: {tally.converted} rows stored, building indexes")
-        cursor.execute("SELECT migration.restore_secondary(%s::text[])", (restore,))
-        cursor.execute(f"ANALYZE {table}")
-    except psycopg2.IntegrityError:
-        cursor.execute("ROLLBACK TO SAVEPOINT loading")
-        rejects.forget_after(place)
-        return None
-    return tally
-
-
-def stage(cursor: Cursor, copy: Copy, mapper: Mapper, ranges: list[tuple[int, int]] | None, rejects: Rejects) -> Tally:
-    """Stream rows into the staging table, and take out those that are in each other's way."""
-    tally = Tally()
-    stream = ChunkStream(chunks(copy, mapper, ranges, True, tally, rejects))
-    staged = f"staged_{mapper.table}"
-    cursor.copy_expert(f"COPY {staged} ({', '.join(mapper.target_columns)}, _source_id) FROM STDIN", stream, BUFFER)
-    cursor.execute(f"ANALYZE {staged}")
-    if mapper.table == "trades":
-        target.run_file(cursor, "classify_momentum.sql")
-        reasons = dict(cursor.fetchall())
-        for source_id, reason in reasons.items():
-            number = int(source_id)
-            (row,) = next(copy.batches(mapper.table, mapper.source_columns, [(number, number)]))
-            rejects.add([reject_of(mapper, row, reason)])
-            tally.hash -= sum(mapper.convert([row]).hashes)
-        tally.converted -= len(reasons)
-        cursor.execute(f"DELETE FROM {staged} WHERE _source_id = ANY (%s)", (list(reasons),))
-    return tally
-
-
-def carry(cursor: Cursor, copy: Copy, bot: Bot, base: target.BaseRun | None, digests: bytes, rejects: Rejects) -> None:
-    """Load or stage all tables of a bot, and record what was found."""
-    mappers = [Mapper(table, bot.bot_id, find_zone(bot.timezone), copy.extra[table]) for table in TABLES]
-    known = {table: target.rejected_ids(cursor, bot.bot_id, table) for table in TABLES}
-    found: dict[str, SourceTable] = {}
-    for mapper in mappers:
-        table = mapper.table
-        ranges = None
-        if base is not None and base.page_digests is not None and table not in SMALL:
-            ranges = sqlite_pages.changed_ranges(copy.path, copy.connection, table, base.page_digests, digests)
-        if ranges is not None:
-            rejected = [n for n in map(int, known[table]) if not any(low <= n <= high for low, high in ranges)]
-            ranges = sorted([*ranges, *((number, number) for number in rejected)])
-        tally = None
-        if ranges is None and target.is_first(cursor, "momentum", table, bot.bot_id):
-            tally = load_new(cursor, copy, mapper, rejects)
-        loaded = tally is not None
-        if tally is None:
-            tally = stage(cursor, copy, mapper, ranges, rejects)
-        count = copy.count(table)
-        found[table] = SourceTable(
-            table,
-            count,
-            tally.read,
-            ranges is None,
-            tally.converted if loaded else None,
-            tally.hash,
-            mapper.canonical_sql(),
-        )
-        target.record_table(cursor, rejects.run_id, found[table])
-        say(f"{bot.bot_id}: {table}: {tally.read} of {count} rows read, {tally.converted} converted")
-    rejects.store(cursor)
-    for table, now in found.items():
-        # Their number says whether rows are gone; their ids, which.
-        if not now.whole and base is not None:
-            new = target.count_new(cursor, "momentum", table, bot.bot_id, known[table])
-            if now.row_count != base.row_counts[table] + new:
-                lines = (f"{bot.bot_id}\t{table}\t{number}\n" for number in copy.ids(table))
-                cursor.copy_expert("COPY migration.source_ids FROM STDIN", ChunkStream(lines), BUFFER)
-    target.finish_run(
-        cursor,
-        rejects.run_id,
-        {
-            "timezone": bot.timezone,
-            "largest_rounding": _plain(max(m.largest_rounding[MONEY.places] for m in mappers)),
-            "largest_ratio_rounding": _plain(max(m.largest_rounding[RATIO.places] for m in mappers)),
-            "ambiguous_times": sum(m.notes["ambiguous"] for m in mappers),
-            "nonexistent_times": sum(m.notes["nonexistent"] for m in mappers),
-        },
-    )
+from migration_engine.target import Connection  # noqa: E402
+from migration_engine.values import find_zone  # noqa: E402
 
 
 def migrate(connection: Connection, bots: Bots, bot: Bot, accepted: int, full: bool, dry_run: bool) -> dict[str, Any]:
@@ -239,19 +80,6 @@ def migrate(connection: Connection, bots: Bots, bot: Bot, accepted: int, full: b
             rejects.store(cursor)
             connection.commit()
             raise
-
-
-def create_staging(cursor: Cursor) -> None:
-    """Temporary tables in the shape of what a mapper gives, and the legacy id."""
-    for name, table in TABLES.items():
-        columns = ", ".join(Mapper(name, "", timezone.utc).target_columns)
-        cursor.execute(
-            f"CREATE TEMP TABLE staged_{name} ON COMMIT DROP AS SELECT {columns}, '' AS _source_id FROM {table.target} LIMIT 0"
-        )
-
-
-def _plain(value: Decimal) -> str:
-    return f"{value.normalize():f}"
 
 
 def run(

@@ -19,6 +19,7 @@ report as JSON.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -85,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there as well")
     parser.add_argument("--bots-file", type=Path, default=settings.DIRECTORY / "bots.json", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    # Millions of short-lived tuples, no cycles: the collector would only search.
+    gc.disable()
 
     def work() -> int:
         bots = [b for b in settings.load_bots(arguments.bots_file).bots if arguments.bot in (None, "", b.bot_id)]

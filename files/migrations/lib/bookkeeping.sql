@@ -83,8 +83,8 @@ CREATE TABLE IF NOT EXISTS migration.source_ids (
 
 -- 64 bits of a row's canonical text. Hashes add up, in any order.
 CREATE OR REPLACE FUNCTION migration.row_hash(canonical text) RETURNS bigint
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT ('x' || left(md5(canonical), 16))::bit(64)::bigint
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT ('x' || encode(substr(sha256(convert_to(canonical, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint
 $$;
 
 CREATE OR REPLACE FUNCTION migration.check_ledger(name text, actual text) RETURNS boolean LANGUAGE plpgsql AS $$

@@ -16,10 +16,10 @@ def escape(field: str) -> str:
 
 
 class ChunkStream(io.RawIOBase):
-    """A readable file over chunks of text: memory stays flat."""
+    """A readable file over chunks of COPY text: memory stays flat."""
 
-    def __init__(self, chunks: Iterable[str]) -> None:
-        self._chunks: Iterator[str] = iter(chunks)
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks: Iterator[bytes] = iter(chunks)
         self._chunk = memoryview(b"")
 
     def readable(self) -> bool:
@@ -27,10 +27,10 @@ class ChunkStream(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         while not self._chunk:
-            text = next(self._chunks, None)
-            if text is None:
+            chunk = next(self._chunks, None)
+            if chunk is None:
                 return b""
-            self._chunk = memoryview(text.encode("utf-8"))
+            self._chunk = memoryview(chunk)
         part = bytes(self._chunk[:size] if size >= 0 else self._chunk)
         self._chunk = self._chunk[len(part) :]
         return part

@@ -17,10 +17,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
+from itertools import repeat
 from typing import Any
 
 from . import values
@@ -286,7 +288,10 @@ class Moment(Kind):
         if note:
             mapper.notes[note] += 1
             legacy[f"{name}_note"] = f"{note} local time"
-        return _postgres_text(when, zone)
+        try:
+            return _postgres_text(when, zone)
+        except OverflowError as error:
+            raise Unmappable(f"{value!r} is not a time: {error}") from None
 
     def many(self, mapper: Mapper, name: str, column: Sequence[Any], slow: set[int]) -> Cells:
         cells = Cells(slow)
@@ -343,12 +348,22 @@ class Details(Kind):
 
 @dataclass(frozen=True)
 class Converted:
-    """Rows that converted (COPY lines without their end, hashes, ids in the same order) and rejected ones."""
+    """Rows that converted (COPY lines without their end, hashes, ids, in the same order) and rejected ones."""
 
     ids: list[int]
-    lines: list[str]
+    lines: list[bytes]
     hashes: list[int]
     rejects: list[Reject]
+
+    def without(self, ids: set[int]) -> Converted:
+        """The same without some rows."""
+        stay = [place for place, number in enumerate(self.ids) if number not in ids]
+        return Converted(
+            [self.ids[place] for place in stay],
+            [self.lines[place] for place in stay],
+            [self.hashes[place] for place in stay],
+            self.rejects,
+        )
 
 
 @dataclass(frozen=True)
@@ -424,7 +439,8 @@ class Mapper:
                 shown.append(_NULL if text is None else item.kind.canonical(text))
         for name, value in zip(self.extra, row[1 + len(self.spec.fields) :], strict=True):
             if value is not None:
-                legacy.setdefault(name, _plain(value))
+                # `table` is the engine's own word.
+                legacy.setdefault("table_" if name == "table" else name, _plain(value))
         if reasons:
             return reject_of(self, row, "; ".join(reasons))
         metadata = f'{{"legacy": {_jsonb_text({**legacy, "table": self.table, "id": row[0]})}}}'
@@ -444,11 +460,10 @@ class Mapper:
             if (item.required or item.source == "created_at") and None in column:
                 slow.update(place for place, value in enumerate(column) if value is None)
             cells.append(item.kind.many(self, item.source, column, slow))
-        kept = map("".join, zip(*self._members(cells, len(rows)), strict=True))
-        tail = "}}" + self._tail
-        metadata = [f'{{"legacy": {{"id": {number}{members}{tail}' for number, members in zip(ids, kept, strict=True)]
+        begin = [f'{{"legacy": {{"id": {number}' for number in ids]
+        metadata = map("".join, zip(begin, *self._members(cells, len(rows)), repeat("}}" + self._tail)))
         stored = [c.texts for c, item in zip(cells, self.spec.fields, strict=True) for _ in item.targets]
-        lines = list(map("\t".join, zip(*stored, metadata, strict=True)))
+        lines = ["\t".join(row_cells).encode() for row_cells in zip(*stored, metadata, strict=True)]
         hashes = list(map(row_hash, lines))
         rejects: list[Reject] = []
         for place in sorted(slow):
@@ -456,12 +471,9 @@ class Mapper:
             if isinstance(result, Reject):
                 rejects.append(result)
             else:
-                lines[place], hashes[place] = result[0], row_hash(result[1])
-        if rejects:
-            gone = {reject.source_id for reject in rejects}
-            stay = [place for place, number in enumerate(ids) if number not in gone]
-            ids, lines, hashes = [ids[p] for p in stay], [lines[p] for p in stay], [hashes[p] for p in stay]
-        return Converted(ids, lines, hashes, rejects)
+                lines[place], hashes[place] = result[0].encode(), row_hash(result[1].encode())
+        found = Converted(ids, lines, hashes, rejects)
+        return found.without({reject.source_id for reject in rejects}) if rejects else found
 
     def _members(self, cells: Sequence[Cells], rows: int) -> list[Sequence[str]]:
         """What the columns keep, and the table's name, in the order of jsonb."""
@@ -476,10 +488,10 @@ class Mapper:
         return "concat_ws(E'\\t', " + ", ".join(f"coalesce({part}, '\\N')" for part in parts) + ")"
 
 
-def row_hash(canonical: str) -> int:
+def row_hash(canonical: bytes) -> int:
     """64 bits of a row's canonical text, signed: migration.row_hash of trading_db."""
-    digest = hashlib.md5(canonical.encode("utf-8"), usedforsecurity=False).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)
+    (found,) = _first_64_bits(_sha256(canonical).digest())
+    return int(found)
 
 
 def reject_of(mapper: Mapper, row: Sequence[Any], reason: str) -> Reject:
@@ -488,6 +500,8 @@ def reject_of(mapper: Mapper, row: Sequence[Any], reason: str) -> Reject:
     return Reject(mapper.table, row[0], _dump(original), reason)
 
 
+_sha256 = hashlib.sha256
+_first_64_bits = struct.Struct(">q24x").unpack
 _dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
@@ -535,6 +549,9 @@ def _hour_offset(hour: str, zone: tzinfo) -> str:
         return ""
     if zone is UTC:
         return "+00"
+    # At the ends of time the same moment in UTC may be none.
+    if start.year in (1, 9999):
+        return ""
     ends = (start, start + timedelta(hours=1) - timedelta(microseconds=1))
     found = {_offset_text(end.replace(tzinfo=zone, fold=fold)) for end in ends for fold in (0, 1)}
     return found.pop() if len(found) == 1 else ""
@@ -559,6 +576,8 @@ def _postgres_text(when: datetime, zone: tzinfo) -> str:
 
 def _in_utc(text: str) -> str:
     """The same moment, or the start of the day, in UTC."""
+    # Python 3.10 reads no short fraction, and no offset without minutes.
+    text = re.sub(r"\.\d+", lambda found: found[0].ljust(7, "0"), text)
     when = datetime.fromisoformat(text + ":00" if text[-3] in "+-" else text)
     return _postgres_text(when if when.tzinfo else when.replace(tzinfo=UTC), UTC)
 

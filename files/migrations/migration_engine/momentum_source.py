@@ -7,14 +7,15 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
+from . import parallel
 from .errors import SourceError
 from .settings import legacy_tables
 from .values import UTC
@@ -24,6 +25,11 @@ BUSY_SECONDS = 5.0
 # A copy in steps starts again after each write of the bot; so often, before it
 # is made in one step, for which a writer waits (a second a gigabyte).
 RESTARTS = 20
+# Ids that one process reads before it is the next one's turn, and rows from
+# which it is worth starting some.
+TURN = 2000
+MANY = 50_000
+T = TypeVar("T")
 _PREFIX = "momentum-copy-"
 _WAL = b"\x02\x02"
 
@@ -37,6 +43,28 @@ class Copy:
     connection: sqlite3.Connection
     snapshot_at: datetime
     extra: dict[str, list[str]]
+
+    def spread(
+        self, table: str, work: Callable[[Copy, list[tuple[int, int]] | None], Generator[T, None, None]]
+    ) -> Generator[T, None, None]:
+        """What `work` makes of a table, on several cores where that is worth it.
+
+        It is given a copy and ranges of ids (None: all), and yields a result for
+        each few rows; order is that of the ids, but for what it yields in the end.
+        """
+        count = self.count(table)
+        processes = parallel.cores()
+        low, high = self.connection.execute(f"SELECT min(id), max(id) FROM {_quoted(table)}").fetchone()
+        # Ids with great gaps would make turns without rows.
+        if count < MANY or processes == 1 or high - low > 10 * count:
+            return work(self, None)
+
+        def share(number: int, of: int) -> Generator[T, None, None]:
+            turns = range(low + number * TURN, high + 1, of * TURN)
+            own = replace(self, connection=_connect(self.path))
+            return work(own, [(turn, turn + TURN - 1) for turn in turns])
+
+        return parallel.shares(share, processes)
 
     def check(self) -> None:
         """Raise SourceError where the copy is damaged."""
@@ -106,10 +134,8 @@ def private_copy(path: Path, warn: Callable[[str], None]) -> Iterator[Copy]:
         ) from error
     try:
         snapshot_at = _back_up(path, folder / "trading.db")
-        connection = sqlite3.connect(folder / "trading.db", isolation_level=None)
+        connection = _connect(folder / "trading.db")
         try:
-            # What is not UTF-8 must not stop the run: its row is rejected.
-            connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
             try:
                 yield Copy(path, folder / "trading.db", connection, snapshot_at, _check(connection, path, warn))
             except sqlite3.DatabaseError as error:
@@ -118,6 +144,13 @@ def private_copy(path: Path, warn: Callable[[str], None]) -> Iterator[Copy]:
             connection.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None)
+    # What is not UTF-8 must not stop the run: its row is rejected.
+    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    return connection
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -8,8 +8,8 @@ pending: the next run carries it, and it is no difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -18,11 +18,12 @@ from typing import Any
 
 from . import momentum_mapping, sqlite_pages, values
 from .errors import UsageError
+from .momentum_mapping import Converted
 from .momentum_source import Copy, private_copy
 from .progress import Progress
 from .settings import Bot
 from .shortseller_source import Snapshot, Table, snapshot
-from .target import Cursor, one
+from .target import ROW_HASH, Cursor, one
 
 BLOCK = 1000
 NAMED = 5
@@ -183,7 +184,7 @@ class ShortsellerSource(Source):
     def summary(self, table: str, spec: Spec, rejected: set[int], progress: Progress) -> Summary:
         text = self.tables[table].canonical_at_source()
         condition = f"WHERE id NOT IN ({', '.join(map(str, rejected))})" if rejected else ""
-        hashed = f"('x' || left(md5({text}), 16))::bit(64)::bigint"
+        hashed = ROW_HASH.format(text)
         found = summarize(self.found.cursor, "id", hashed, f"trading.{table}", condition, spec.sums, spec.times, {})
         progress.add(found.rows)
         return found
@@ -192,9 +193,7 @@ class ShortsellerSource(Source):
         text = self.tables[table].canonical_at_source()
         cursor = self.found.cursor
         for low, high in ranges:
-            cursor.execute(
-                f"SELECT id, ('x' || left(md5({text}), 16))::bit(64)::bigint FROM trading.{table} WHERE id BETWEEN {low} AND {high}"
-            )
+            cursor.execute(f"SELECT id, {ROW_HASH.format(text)} FROM trading.{table} WHERE id BETWEEN {low} AND {high}")
             yield from cursor.fetchall()
 
     def texts(self, table: str, ids: Sequence[int]) -> dict[int, Sequence[str]]:
@@ -239,46 +238,24 @@ class MomentumSource(Source):
 
     def summary(self, table: str, spec: Spec, rejected: set[int], progress: Progress) -> Summary:
         mapper = self.mappers[table]
-        blocks: dict[int, list[int]] = {}
-        sums = dict.fromkeys(spec.sums, Decimal(0))
-        extremes: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in spec.times}
-        places = {name: mapper.target_columns.index(name) for name in (*spec.sums, *spec.times)}
-        for rows in self.copy.batches(table, mapper.source_columns):
-            found = mapper.convert(rows)
-            lines = found.lines
-            progress.add(len(rows))
-            for reject in found.rejects:
-                if reject.source_id not in rejected:
-                    blocks.setdefault(reject.source_id // BLOCK, [0, 0])[0] += 1
-            if rejected:
-                stay = [i for i, number in enumerate(found.ids) if number not in rejected]
-                found = momentum_mapping.Converted(
-                    [found.ids[i] for i in stay], [lines[i] for i in stay], [found.hashes[i] for i in stay], []
-                )
-                lines = found.lines
-            for number, row_hash in zip(found.ids, found.hashes, strict=True):
-                block = blocks.get(number // BLOCK)
-                if block is None:
-                    block = blocks[number // BLOCK] = [0, 0]
-                block[0] += 1
-                block[1] += row_hash
-            cells = [line.split("\t") for line in lines]
-            for name in sums:
-                at = places[name]
-                sums[name] = sum((Decimal(c[at]) for c in cells if c[at] != "\\N"), sums[name])
-            for name, by_offset in extremes.items():
-                at = places[name]
-                for text in (c[at] for c in cells):
-                    if text == "\\N":
-                        continue
-                    low, high = by_offset.get(text[-3:], (text, text))
-                    # Texts of one offset are in the order of time.
-                    if text <= low or text >= high:
-                        by_offset[text[-3:]] = (min(low, text), max(high, text))
-        ranges = {
-            name: _range(text for pair in by_offset.values() for text in pair) for name, by_offset in extremes.items()
-        }
-        return Summary({block: (rows, total) for block, (rows, total) in blocks.items()}, sums, ranges)
+
+        def parts(copy: Copy, ranges: list[tuple[int, int]] | None) -> Generator[tuple[int, Summary], None, None]:
+            for rows in copy.batches(table, mapper.source_columns, ranges):
+                yield len(rows), _summary_of(mapper.convert(rows), mapper.target_columns, spec, rejected)
+
+        found = Summary(sums=dict.fromkeys(spec.sums, Decimal(0)))
+        with closing(self.copy.spread(table, parts)) as summaries:
+            for rows, part in summaries:
+                progress.add(rows)
+                for block, (count, total) in part.blocks.items():
+                    before = found.blocks.get(block, (0, 0))
+                    found.blocks[block] = (before[0] + count, before[1] + total)
+                for name, amount in part.sums.items():
+                    found.sums[name] += amount
+                for name, pair in part.ranges.items():
+                    found.ranges[name] = _range([*pair, *found.ranges.get(name, ())])
+        found.ranges = {name: found.ranges.get(name, (None, None)) for name in spec.times}
+        return found
 
     def rows(self, table: str, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         mapper = self.mappers[table]
@@ -336,6 +313,33 @@ def open_source(
             )
         with private_copy(Path(path), warn) as copy:
             yield MomentumSource(copy, bot, digests)
+
+
+def _summary_of(found: Converted, columns: Sequence[str], spec: Spec, rejected: set[int]) -> Summary:
+    """The summary of some rows as they were converted, without those known to be rejected."""
+    summary = Summary()
+    if rejected:
+        found = found.without(rejected)
+    blocks: dict[int, list[int]] = {}
+    for number, row_hash in zip(found.ids, found.hashes, strict=True):
+        blocks.setdefault(number // BLOCK, []).append(row_hash)
+    summary.blocks = {block: (len(hashes), sum(hashes)) for block, hashes in blocks.items()}
+    for reject in found.rejects:
+        if reject.source_id not in rejected:
+            rows, total = summary.blocks.get(reject.source_id // BLOCK, (0, 0))
+            summary.blocks[reject.source_id // BLOCK] = (rows + 1, total)
+    cells = [line.split(b"\t") for line in found.lines]
+    for name in spec.sums:
+        at = columns.index(name)
+        summary.sums[name] = sum((Decimal(c[at].decode()) for c in cells if c[at] != b"\\N"), Decimal(0))
+    for name in spec.times:
+        at = columns.index(name)
+        texts = {c[at].decode() for c in cells if c[at] != b"\\N"}
+        # Texts of one offset are in the order of time.
+        offsets = {text[-3:] for text in texts}
+        by_offset = ([text for text in texts if text[-3:] == offset] for offset in offsets)
+        summary.ranges[name] = _range(edge for same in by_offset for edge in (min(same), max(same)))
+    return summary
 
 
 def _range(texts: Iterable[str | None]) -> Pair:

@@ -16,7 +16,7 @@ import psycopg2
 from .errors import MigrationError, SourceError
 from .progress import Progress
 from .settings import Bot, legacy_tables
-from .target import Cursor, one
+from .target import ROW_HASH, Cursor, one
 
 SCHEMA = "trading"
 _NUMBERS = {"numeric", "smallint", "integer", "bigint"}
@@ -163,8 +163,8 @@ class Snapshot:
 
     def hash(self, table: Table, condition: str) -> tuple[int, int]:
         """Number of the rows that meet a condition, and the sum of their hashes."""
-        text = f"('x' || left(md5({table.canonical_at_source()}), 16))::bit(64)::bigint"
-        self.cursor.execute(f"SELECT count(*), coalesce(sum({text}), 0) FROM {SCHEMA}.{table.name} WHERE {condition}")
+        hashed = ROW_HASH.format(table.canonical_at_source())
+        self.cursor.execute(f"SELECT count(*), coalesce(sum({hashed}), 0) FROM {SCHEMA}.{table.name} WHERE {condition}")
         count, total = one(self.cursor)
         return count, int(total)
 

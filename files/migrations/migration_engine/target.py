@@ -18,6 +18,8 @@ from psycopg2.extras import Json
 from .errors import MigrationError, RejectsError, TargetError, UsageError
 from .settings import DIRECTORY, Bots
 
+# migration.row_hash of a canonical text {}, for servers that do not know it.
+ROW_HASH = "('x' || encode(substr(sha256(convert_to({}, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint"
 Connection: TypeAlias = psycopg2.extensions.connection
 Cursor: TypeAlias = psycopg2.extensions.cursor
 

@@ -14,12 +14,13 @@ from datetime import datetime, timezone
 from database.trade_database import TradeDatabase
 
 END = int(datetime(2025, 10, 24, tzinfo=timezone.utc).timestamp())
+# Symbol, price, and the decimals of the exchange's prices and quantities.
 MARKET = [
-    ("BTCUSDT", 67250.1),
-    ("ETHUSDT", 3480.55),
-    ("SOLUSDT", 172.345),
-    ("XRPUSDT", 0.52345678),
-    ("1000PEPEUSDT", 0.0091234567891),
+    ("BTCUSDT", 67250.1, 1, 3),
+    ("ETHUSDT", 3480.55, 2, 2),
+    ("SOLUSDT", 172.345, 3, 1),
+    ("XRPUSDT", 0.52345678, 4, 0),
+    ("1000PEPEUSDT", 0.0091234567891, 7, 0),
 ]
 SIDES = ["Buy", "Sell", "BUY", "sell", "buy", "SELL", "Long", "short"]
 REASONS = ["Trailing Stop", "Stop Loss", "Take Profit", "Maximum holding time", "Manuell geschlossen ✋"]
@@ -54,16 +55,16 @@ def utc_time(seconds):
 
 def make_trades(rng, count):
     for number in range(1, count + 1):
-        symbol, base = rng.choice(MARKET)
+        symbol, base, ticks, lots = rng.choice(MARKET)
         # A whole second now and then: str(datetime) leaves the fraction out.
         entered = END - (count - number) * 600 - (0 if number % 211 == 0 else rng.randrange(10**6) / 10**6)
-        price = base * rng.uniform(0.7, 1.3)
-        quantity = rng.uniform(5, 500) / price
+        price = round(base * rng.uniform(0.7, 1.3), ticks)
+        quantity = round(rng.uniform(50, 5000) / price, lots)
         is_open = number > count - 6
         if number % 13 == 0 and not is_open:
             quantity = AWKWARD[number // 13 % len(AWKWARD)]
         if number % 17 == 0:
-            price = round(price, 2) or 0.01
+            price = base * rng.uniform(0.7, 1.3)
         size = price * quantity
         held = rng.randrange(30, 4 * 86400)
         percent = rng.gauss(0.2, 2.5)
@@ -80,7 +81,7 @@ def make_trades(rng, count):
             "entry_time": local_time(entered),
             "entry_price": price,
             "exit_time": None if is_open else local_time(entered + held),
-            "exit_price": None if is_open else price * (1 + percent / 100),
+            "exit_price": None if is_open else round(price * (1 + percent / 100), ticks),
             "quantity": quantity,
             "position_size_usd": size,
             "stop_loss": None if number % 5 == 0 else price * 0.97,
