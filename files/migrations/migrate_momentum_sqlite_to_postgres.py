@@ -53,7 +53,9 @@ def migrate(connection: Connection, bots: Bots, bot: Bot, accepted: int, full: b
         cursor.execute("SELECT set_config('TimeZone', %s, true)", (bot.timezone,))
         create_staging(cursor)
         engine = bot.engine()
-        base = None if full else target.base_run(cursor, bot.bot_id, engine)
+        base = target.last_merged(cursor, bot.bot_id)
+        if base is not None and (full or base.engine != engine):
+            base = None
         with private_copy(Path(path), lambda text: say(f"warning: {text}")) as copy:
             if base is None:
                 copy.check()

@@ -46,7 +46,9 @@ def stage(cursor: Cursor, bot: Bot, full: bool) -> dict[str, object]:
     started_at = datetime.now(timezone.utc)
     with snapshot(bot, lambda text: say(f"warning: {text}")) as source:
         engine = bot.engine()
-        base = None if full else target.base_run(cursor, bot.bot_id, engine)
+        base = target.last_merged(cursor, bot.bot_id)
+        if base is not None and (full or base.engine != engine):
+            base = None
         changed = source.position.changed_since(base.position) if base else None
         target.empty_staging(cursor, SCHEMA, [t.name for t in source.tables], bot.bot_id)
         cursor.execute("DELETE FROM migration.source_ids WHERE bot_id = %s", (bot.bot_id,))
@@ -60,7 +62,7 @@ def stage(cursor: Cursor, bot: Bot, full: bool) -> dict[str, object]:
             engine=engine,
             position=dataclasses.asdict(source.position),
         )
-        known = {table.name: target.rejected_ids(cursor, bot.bot_id, table.name) for table in source.tables}
+        known = {table.name: target.rejected_ids(cursor, bot.bot_id, table.name, base) for table in source.tables}
         counts = {}
         for table in source.tables:
             condition = "true" if changed is None or table.name in SMALL else _again(table.name, changed, known)
@@ -83,10 +85,11 @@ def stage(cursor: Cursor, bot: Bot, full: bool) -> dict[str, object]:
                 _, lost = source.hash(table, f"id IN ({', '.join(map(str, map(int, refused)))})")
                 found = dataclasses.replace(found, hash=found.hash - lost)
             if not found.whole and base is not None:
-                new = target.count_new(cursor, "shortseller", table.name, bot.bot_id, known[table.name])
+                before = base.rejected.get(table.name, [])
+                new = target.count_new(cursor, "shortseller", table.name, bot.bot_id, before)
                 if found.row_count != base.row_counts[table.name] + new:
                     source.copy_ids(table, bot.bot_id, cursor)
-            target.record_table(cursor, run_id, found)
+            target.record_table(cursor, run_id, bot.bot_id, found)
     target.finish_run(cursor, run_id, {"largest_rounding": "0"})
     cursor.execute(
         "SELECT source_table, source_id, reason FROM migration.rejects WHERE bot_id = %s ORDER BY reject_id",

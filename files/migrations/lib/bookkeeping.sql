@@ -13,8 +13,9 @@ CREATE TABLE IF NOT EXISTS migration.ledger (
 -- One row a bot and run. snapshot_at: everything the source had acknowledged
 -- before this moment was read. merged_at: when its rows became visible in the
 -- unified tables; NULL until then. The last merged run is what the next one
--- builds upon: `position` and `page_digests` tell it which rows of the source
--- can have changed since, as long as `engine` (code and settings) is the same.
+-- builds upon: `position` (PostgreSQL) and migration.page_digests (SQLite) tell
+-- it which rows of the source can have changed since, as long as `engine` (code
+-- and settings) is the same.
 CREATE TABLE IF NOT EXISTS migration.runs (
     run_id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     bot_id TEXT NOT NULL,
@@ -30,9 +31,16 @@ CREATE TABLE IF NOT EXISTS migration.runs (
 ALTER TABLE migration.runs
     ADD COLUMN IF NOT EXISTS mode TEXT NOT NULL DEFAULT 'full' CHECK (mode IN ('full', 'delta')),
     ADD COLUMN IF NOT EXISTS engine TEXT,
-    ADD COLUMN IF NOT EXISTS position JSONB,
-    ADD COLUMN IF NOT EXISTS page_digests BYTEA STORAGE EXTERNAL;
+    ADD COLUMN IF NOT EXISTS position JSONB;
 CREATE INDEX IF NOT EXISTS runs_bot ON migration.runs (bot_id, run_id DESC);
+
+-- What migration_engine/sqlite_pages.py makes of a SQLite file, in parts.
+CREATE TABLE IF NOT EXISTS migration.page_digests (
+    run_id BIGINT NOT NULL REFERENCES migration.runs (run_id),
+    part INTEGER NOT NULL,
+    digests BYTEA STORAGE EXTERNAL NOT NULL,
+    PRIMARY KEY (run_id, part)
+);
 
 -- The rows of a bot's last snapshot that could not be migrated.
 CREATE TABLE IF NOT EXISTS migration.rejects (
@@ -63,6 +71,9 @@ CREATE TABLE IF NOT EXISTS migration.source_tables (
     canonical TEXT NOT NULL,
     PRIMARY KEY (run_id, source_table)
 );
+-- Ids of the rows that this run rejected; migration.rejects may be that of a
+-- later run, which was not merged.
+ALTER TABLE migration.source_tables ADD COLUMN IF NOT EXISTS rejected TEXT[] NOT NULL DEFAULT '{}';
 DROP TABLE IF EXISTS migration.source_statistics;
 
 -- Migrated rows that the source no longer has: they stay here, and are reported.

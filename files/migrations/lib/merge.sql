@@ -92,8 +92,8 @@ BEGIN
 END
 $$;
 
--- How many of the bot's staged and rejected rows are new here; `known` are the
--- ids that were rejected before.
+-- How many of the bot's staged and rejected rows the run that is built upon did
+-- not find; `known` are the ids that it rejected.
 CREATE OR REPLACE FUNCTION migration.count_new(m migration.mappings, bot text, known text[]) RETURNS bigint
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -103,14 +103,18 @@ DECLARE
     held bigint := 0;
 BEGIN
     EXECUTE format('SELECT count(*) FROM %1$s s WHERE %2$s = $1 AND NOT s._source_id = ANY ($2)
-                    AND NOT EXISTS (SELECT FROM %3$s t WHERE %4$s AND %5$s = %2$s)',
-                   m.source_view, part ->> 's_bot', m.target_table, part ->> 'matching', part ->> 't_bot')
+                    AND (NOT EXISTS (SELECT FROM %3$s t WHERE %4$s AND %5$s = %2$s)
+                         OR EXISTS (SELECT FROM migration.missing k
+                                    WHERE k.bot_id = $1 AND k.source_table = %6$L AND k.source_id = s._source_id))',
+                   m.source_view, part ->> 's_bot', m.target_table, part ->> 'matching', part ->> 't_bot', m.source_table)
     INTO arrived USING bot, known;
     SELECT array_agg(r.source_id) INTO refused FROM migration.rejects r
     WHERE r.bot_id = bot AND r.source_table = m.source_table AND NOT r.source_id = ANY (known);
     IF refused IS NOT NULL THEN
-        EXECUTE format('SELECT count(*) FROM %s t WHERE %s = $1 AND %s AND %s #>> ''{legacy,id}'' = ANY ($2)',
-                       m.target_table, part ->> 't_bot', part ->> 'legacy_row', part ->> 'legacy')
+        EXECUTE format('SELECT count(*) FROM %1$s t WHERE %2$s = $1 AND %3$s AND %4$s #>> ''{legacy,id}'' = ANY ($2)
+                        AND NOT EXISTS (SELECT FROM migration.missing k
+                                        WHERE k.bot_id = $1 AND k.source_table = %5$L AND k.source_id = %4$s #>> ''{legacy,id}'')',
+                       m.target_table, part ->> 't_bot', part ->> 'legacy_row', part ->> 'legacy', m.source_table)
         INTO held USING bot, refused;
     END IF;
     RETURN arrived + coalesce(cardinality(refused), 0) - held;
@@ -145,20 +149,24 @@ BEGIN
     ELSE
         EXECUTE format('DELETE FROM migration.missing k USING %s s WHERE k.bot_id = $1 AND k.source_table = $2
                         AND %s = $1 AND k.source_id = s._source_id', m.source_view, part ->> 's_bot') USING bot, m.source_table;
+        DELETE FROM migration.missing k USING migration.rejects r
+        WHERE k.bot_id = bot AND k.source_table = m.source_table
+          AND (r.bot_id, r.source_table, r.source_id) = (k.bot_id, k.source_table, k.source_id);
     END IF;
     RETURN (SELECT count(*) FROM migration.missing k WHERE k.bot_id = bot AND k.source_table = m.source_table);
 END
 $$;
 
 -- Compares what the source said it gave with what the unified table now holds of
--- it, row by row in the sum of their hashes. Raises where they differ.
-CREATE OR REPLACE FUNCTION migration.prove(m migration.mappings, bot text, source migration.source_tables) RETURNS void
+-- it, row by row in the sum of their hashes. Raises where they differ. `first`:
+-- all rows of the bot are this run's.
+CREATE OR REPLACE FUNCTION migration.prove(m migration.mappings, bot text, source migration.source_tables, first boolean) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     part jsonb := migration.mapping_sql(m);
     found numeric;
 BEGIN
-    IF source.loaded IS NOT NULL THEN
+    IF first THEN
         EXECUTE format('SELECT coalesce(sum(migration.row_hash(%s)), 0) FROM %s t WHERE %s = $1',
                        replace(source.canonical, '{row}', 't'), m.target_table, part ->> 't_bot') INTO found USING bot;
     ELSE
@@ -202,9 +210,16 @@ BEGIN
     IF NOT derived THEN
         SELECT count(*) INTO rejected FROM migration.rejects r WHERE r.bot_id = bot AND r.source_table = m.source_table;
         IF source.loaded IS NOT NULL THEN
-            PERFORM migration.prove(m, bot, source);
+            PERFORM migration.prove(m, bot, source, true);
             RETURN migration.table_result(m, false, source, source.loaded, source.loaded, 0, 0, rejected, 0);
         END IF;
+    END IF;
+    -- Few rows out of many, by conditions that the planner cannot estimate.
+    IF derived THEN
+        EXECUTE format('CREATE TEMP TABLE derived_rows ON COMMIT DROP AS SELECT * FROM %s s WHERE %s = %L',
+                       m.source_view, part ->> 's_bot', bot);
+        ANALYZE derived_rows;
+        m.source_view := 'derived_rows';
     END IF;
     EXECUTE format('SELECT count(*) FROM %s s WHERE %s = $1', m.source_view, part ->> 's_bot') INTO mapped USING bot;
 
@@ -230,13 +245,17 @@ BEGIN
     PERFORM migration.restore_secondary(restore) WHERE cardinality(restore) > 0;
 
     -- Without fresh statistics the planner would take a big table for a small one.
-    IF inserted + updated > 1000 THEN
+    IF inserted + updated > 100 THEN
         EXECUTE format('ANALYZE %s', m.target_table);
     END IF;
-    IF NOT derived THEN
-        missing := migration.note_missing(m, bot, run, source.whole);
+    IF derived THEN
+        DROP TABLE derived_rows;
+    ELSE
+        IF NOT first THEN
+            missing := migration.note_missing(m, bot, run, source.whole);
+        END IF;
         IF overwrite THEN
-            PERFORM migration.prove(m, bot, source);
+            PERFORM migration.prove(m, bot, source, first);
         END IF;
     END IF;
     IF mapped > 1000 THEN
@@ -371,8 +390,8 @@ BEGIN
         UPDATE migration.runs SET merged_at = clock_timestamp(), accepted_rejects = accepted, result = report
         WHERE run_id = run.run_id AND (merged_at IS NULL OR touched);
         -- Only the last merged run is built upon.
-        UPDATE migration.runs r SET page_digests = NULL
-        WHERE r.bot_id = bot AND r.run_id < run.run_id AND page_digests IS NOT NULL;
+        DELETE FROM migration.page_digests d USING migration.runs r
+        WHERE r.run_id = d.run_id AND r.bot_id = bot AND r.run_id < run.run_id;
         DELETE FROM migration.source_ids i WHERE i.bot_id = bot;
         any_change := any_change OR touched;
         reports := reports || report;

@@ -187,13 +187,13 @@ def stage(cursor: Cursor, copy: Copy, mapper: Mapper, ranges: list[tuple[int, in
 
 def carry(cursor: Cursor, copy: Copy, bot: Bot, base: BaseRun | None, digests: bytes, rejects: Rejects) -> None:
     """Load or stage all tables of a bot, and record what was found."""
-    known = {table: target.rejected_ids(cursor, bot.bot_id, table) for table in TABLES}
+    known = {table: target.rejected_ids(cursor, bot.bot_id, table, base) for table in TABLES}
     found: dict[str, SourceTable] = {}
     tallies: list[Tally] = []
     for table in TABLES:
         mapper = Mapper(table, bot.bot_id, find_zone(bot.timezone), copy.extra[table])
         ranges = None
-        if base is not None and base.page_digests is not None and table not in SMALL:
+        if base is not None and table not in SMALL:
             ranges = sqlite_pages.changed_ranges(copy.path, copy.connection, table, base.page_digests, digests)
         if ranges is not None:
             rejected = [n for n in map(int, known[table]) if not any(low <= n <= high for low, high in ranges)]
@@ -215,13 +215,13 @@ def carry(cursor: Cursor, copy: Copy, bot: Bot, base: BaseRun | None, digests: b
             tally.hash,
             mapper.canonical_sql(),
         )
-        target.record_table(cursor, rejects.run_id, found[table])
         say(f"{bot.bot_id}: {table}: {tally.read} of {count} rows read, {tally.converted} converted")
     rejects.store(cursor)
     for table, now in found.items():
+        target.record_table(cursor, rejects.run_id, bot.bot_id, now)
         # Their number says whether rows are gone; their ids, which.
         if not now.whole and base is not None:
-            new = target.count_new(cursor, "momentum", table, bot.bot_id, known[table])
+            new = target.count_new(cursor, "momentum", table, bot.bot_id, base.rejected.get(table, []))
             if now.row_count != base.row_counts[table] + new:
                 lines = (f"{bot.bot_id}\t{table}\t{number}\n".encode() for number in copy.ids(table))
                 cursor.copy_expert("COPY migration.source_ids FROM STDIN", ChunkStream(lines), BUFFER)

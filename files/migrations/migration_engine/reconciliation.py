@@ -8,6 +8,7 @@ pending: the next run carries it, and it is no difference.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from .momentum_source import Copy, private_copy
 from .progress import Progress
 from .settings import Bot
 from .shortseller_source import Snapshot, Table, snapshot
-from .target import ROW_HASH, Cursor, one
+from .target import ROW_HASH, BaseRun, Cursor, last_merged, one
 
 BLOCK = 1000
 NAMED = 5
@@ -216,7 +217,7 @@ class ShortsellerSource(Source):
 class MomentumSource(Source):
     separator = "\t"
 
-    def __init__(self, copy: Copy, bot: Bot, digests: bytes | None) -> None:
+    def __init__(self, copy: Copy, bot: Bot, digests: bytes) -> None:
         self.copy = copy
         self.snapshot_at = copy.snapshot_at
         self.zone = values.find_zone(bot.timezone)
@@ -277,7 +278,7 @@ class MomentumSource(Source):
         return found
 
     def changed(self, table: str, ids: Sequence[int]) -> set[int]:
-        if self.before is None:
+        if not self.before:
             return set()
         ranges = sqlite_pages.changed_ranges(self.copy.path, self.copy.connection, table, self.before, self.now)
         if ranges is None:
@@ -298,13 +299,11 @@ class MomentumSource(Source):
 
 
 @contextmanager
-def open_source(
-    bot: Bot, position: dict[str, Any] | None, digests: bytes | None, password: str | None, warn: Warn
-) -> Iterator[Source]:
-    """The bot's live source. Raises SourceError."""
+def open_source(bot: Bot, run: BaseRun, password: str | None, warn: Warn) -> Iterator[Source]:
+    """The bot's live source, after its last merged run. Raises SourceError."""
     if bot.bot_type == "shortseller":
         with snapshot(bot, warn, password) as found:
-            yield ShortsellerSource(found, position)
+            yield ShortsellerSource(found, run.position)
     else:
         path = bot.legacy.get("sqlite_path")
         if not path:
@@ -312,7 +311,7 @@ def open_source(
                 f"bots.json has no legacy.sqlite_path for {bot.bot_id}: set `legacy.sqlite` in the inventory"
             )
         with private_copy(Path(path), warn) as copy:
-            yield MomentumSource(copy, bot, digests)
+            yield MomentumSource(copy, bot, run.page_digests)
 
 
 def _summary_of(found: Converted, columns: Sequence[str], spec: Spec, rejected: set[int]) -> Summary:
@@ -336,9 +335,10 @@ def _summary_of(found: Converted, columns: Sequence[str], spec: Spec, rejected: 
         at = columns.index(name)
         texts = {c[at].decode() for c in cells if c[at] != b"\\N"}
         # Texts of one offset are in the order of time.
-        offsets = {text[-3:] for text in texts}
-        by_offset = ([text for text in texts if text[-3:] == offset] for offset in offsets)
-        summary.ranges[name] = _range(edge for same in by_offset for edge in (min(same), max(same)))
+        by_offset: dict[str, list[str]] = {}
+        for text in texts:
+            by_offset.setdefault(text[max(text.rfind("+"), text.rfind("-")) :], []).append(text)
+        summary.ranges[name] = _range(edge for same in by_offset.values() for edge in (min(same), max(same)))
     return summary
 
 
@@ -472,7 +472,9 @@ def reconcile_bot(cursor: Cursor, bot: Bot, password: str | None, warn: Warn) ->
     """Everything about one bot. `cursor` is that of a read-only REPEATABLE READ connection without a transaction."""
     report: dict[str, Any] = {"bot_id": bot.bot_id, "bot_type": bot.bot_type, "tables": [], "differences": []}
     differences: list[str] = report["differences"]
-    cursor.execute("SELECT set_config('TimeZone', %s, true)", (bot.timezone,))
+    # Times are compared as they are shown: the Momentum bot's in its own time zone, the others in UTC.
+    zone = bot.timezone if bot.bot_type == "momentum" else "UTC"
+    cursor.execute("SELECT set_config('TimeZone', %s, true)", (zone,))
     cursor.execute("SELECT last_heartbeat FROM trading.bots WHERE bot_id = %s", (bot.bot_id,))
     row = cursor.fetchone()
     if row is None:
@@ -491,18 +493,14 @@ def _reconcile_history(
     cursor: Cursor, bot: Bot, ran: bool, password: str | None, warn: Warn, report: dict[str, Any]
 ) -> None:
     differences: list[str] = report["differences"]
-    cursor.execute(
-        "SELECT run_id, merged_at, position, page_digests FROM migration.runs"
-        " WHERE bot_id = %s AND merged_at IS NOT NULL ORDER BY run_id DESC LIMIT 1",
-        (bot.bot_id,),
-    )
-    run = cursor.fetchone()
+    run = last_merged(cursor, bot.bot_id)
     if run is None:
         differences.append("nothing was migrated yet: run playbooks/phase2_data_migration.yml")
         return
-    run_id, merged_at, position, digests = run
-    with open_source(bot, position, None if digests is None else bytes(digests), password, warn) as source:
-        report.update(run_id=run_id, merged_at=merged_at.isoformat(), snapshot_at=source.snapshot_at.isoformat())
+    with open_source(bot, run, password, warn) as source:
+        report.update(
+            run_id=run.run_id, merged_at=run.merged_at.isoformat(), snapshot_at=source.snapshot_at.isoformat()
+        )
         for table, spec in SPECS[bot.bot_type].items():
             report["tables"].append(_reconcile_table(cursor, bot, ran, source, table, spec).as_json())
     _check_links(cursor, bot, ran, differences)
@@ -591,7 +589,7 @@ def _name_rows(source: Source, held: Held, table: str, ids: Sequence[int]) -> li
             lines.append(f"id {number} is not there")
             continue
         parts = [
-            f"{name} is {_shown(now)}, expected {_shown(before)}"
+            f"{name} is {_shown(now, before)}, expected {_shown(before, now)}"
             for name, now, before in zip(source.columns(table), here[number], there[number], strict=False)
             if now != before
         ]
@@ -599,8 +597,14 @@ def _name_rows(source: Source, held: Held, table: str, ids: Sequence[int]) -> li
     return lines
 
 
-def _shown(text: str) -> str:
-    return "NULL" if text in ("\x01", "\\N") else text if len(text) <= 200 else text[:200] + "..."
+def _shown(text: str, other: str) -> str:
+    """A text, or of a long one the part where it begins to differ from another."""
+    if text in ("\x01", "\\N"):
+        return "NULL"
+    if len(text) <= 200:
+        return text
+    start = max(0, len(os.path.commonprefix([text, other])) - 60)
+    return ("..." if start else "") + text[start : start + 200] + ("..." if len(text) > start + 200 else "")
 
 
 def _not_held_elsewhere(source: Source, held: Held, ids: Sequence[int], report: TableReport) -> list[int]:

@@ -233,7 +233,9 @@ def snapshot(bot: Bot, warn: Callable[[str], None], password: str | None = None)
             snapshot_at = one(cursor)[0]
             connection.rollback()
             cursor.execute(
-                "SELECT concat_ws('/', system_identifier, timeline_id), txid_snapshot_xmin(now), txid_snapshot_xmax(now)"
+                # A copy of a database keeps the transactions of its rows, and is another one.
+                "SELECT concat_ws('/', system_identifier, timeline_id,"
+                " (SELECT oid FROM pg_database WHERE datname = current_database())), txid_snapshot_xmin(now), txid_snapshot_xmax(now)"
                 " FROM pg_control_system(), pg_control_checkpoint(), txid_current_snapshot() AS now"
             )
             position = Position(*one(cursor))

@@ -17,7 +17,8 @@ import os
 import sqlite3
 import struct
 from array import array
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
@@ -86,18 +87,28 @@ def changed_ranges(
     ).fetchone()
     if earlier is None or later is None or found is None or earlier.layout != later.layout:
         return None
-    known = len(earlier.digests)
+    root, known = found[0], len(earlier.digests)
     changed = {
         number for number, digest in enumerate(later.digests) if number >= known or earlier.digests[number] != digest
     }
-    old, new = earlier.leaves(found[0]), later.leaves(found[0])
-    same = (old.keys() & new.keys()) - changed
-    if not new or len(new) - len(same) > _WORTHWHILE * len(new):
+
+    def is_same(leaf: int) -> bool:
+        return (
+            leaf not in changed
+            and leaf < min(known, len(later.owners))
+            and earlier.owners[leaf] == later.owners[leaf] == root
+        )
+
+    leaves = later.owners.count(root)
+    moved = [leaf for leaf in later.leaves(root) if not is_same(leaf)]
+    if not leaves or len(moved) > _WORTHWHILE * leaves:
         return None
-    ranges = [interval for leaves in (old, new) for leaf, interval in leaves.items() if leaf not in same]
+    gone = [leaf for leaf in earlier.leaves(root) if not is_same(leaf)]
+    ranges = [*later.intervals(root, moved), *earlier.intervals(root, gone)]
     try:
         with path.open("rb") as stream:
             file = _File(stream.fileno(), later.page_size, len(later.digests) - 1)
+            same = (leaf for leaf in later.leaves(root) if is_same(leaf))
             ranges += [(rowid, rowid) for rowid in _spilled(file, later, changed, same)]
     except _UNEXPECTED:
         return None
@@ -130,11 +141,17 @@ class _Pages:
     owners: array[int]
     uppers: array[int]
 
-    def leaves(self, root: int) -> dict[int, tuple[int, int]]:
-        """The leaves of a table, each with the inclusive range of rowids it is for."""
-        by_key = sorted((self.uppers[leaf], leaf) for leaf, owner in enumerate(self.owners) if owner == root)
-        lowest = [_LOWEST, *(upper + 1 for upper, _ in by_key)]
-        return {leaf: (lower, upper) for lower, (upper, leaf) in zip(lowest, by_key, strict=False)}
+    def leaves(self, root: int) -> Iterator[int]:
+        """The leaf pages of a table."""
+        return (page for page, owner in enumerate(self.owners) if owner == root)
+
+    def intervals(self, root: int, leaves: list[int]) -> list[tuple[int, int]]:
+        """The inclusive range of rowids that each of some leaves of a table is for."""
+        if not leaves:
+            return []
+        uppers = array("q", sorted(self.uppers[leaf] for leaf in self.leaves(root)))
+        places = ((bisect_left(uppers, self.uppers[leaf]), self.uppers[leaf]) for leaf in leaves)
+        return [(uppers[place - 1] + 1 if place else _LOWEST, upper) for place, upper in places]
 
 
 def _parse(data: bytes) -> _Pages | None:
@@ -198,7 +215,7 @@ def _leaves(file: _File, kinds: bytearray, root: int) -> Iterator[tuple[int, int
         todo.append((right, lower, upper))
 
 
-def _spilled(file: _File, pages: _Pages, changed: set[int], same: set[int]) -> Iterator[int]:
+def _spilled(file: _File, pages: _Pages, changed: set[int], same: Iterable[int]) -> Iterator[int]:
     """The rowids on the unchanged leaves `same` of a table whose overflow pages changed."""
     first = file.page(1)
     usable = file.page_size - first[20]

@@ -20,6 +20,8 @@ from .settings import DIRECTORY, Bots
 
 # migration.row_hash of a canonical text {}, for servers that do not know it.
 ROW_HASH = "('x' || encode(substr(sha256(convert_to({}, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint"
+# So many bytes go in one statement: it takes five times their memory.
+_PART = 1 << 20
 Connection: TypeAlias = psycopg2.extensions.connection
 Cursor: TypeAlias = psycopg2.extensions.cursor
 
@@ -119,25 +121,33 @@ def empty_staging(cursor: Cursor, schema: str, tables: Sequence[str], bot_id: st
 
 @dataclass(frozen=True)
 class BaseRun:
-    """The last merged run of a bot: what the next one builds upon."""
+    """The last merged run of a bot: what the next one builds upon. `page_digests`: of a SQLite file, or empty."""
 
+    run_id: int
+    merged_at: datetime
+    engine: str | None
     position: dict[str, Any] | None
-    page_digests: bytes | None
+    page_digests: bytes
     row_counts: dict[str, int]
+    rejected: dict[str, list[str]]
 
 
-def base_run(cursor: Cursor, bot_id: str, engine: str) -> BaseRun | None:
-    """The run to build upon; None where there is none, or it was made otherwise."""
+def last_merged(cursor: Cursor, bot_id: str) -> BaseRun | None:
+    """The last run of a bot whose rows are in the unified tables."""
     cursor.execute(
-        "SELECT position, page_digests, (SELECT json_object_agg(source_table, row_count) FROM migration.source_tables t"
-        " WHERE t.run_id = r.run_id), engine FROM migration.runs r"
+        "SELECT run_id, merged_at, engine, position, counts, rejected FROM migration.runs r CROSS JOIN LATERAL"
+        " (SELECT json_object_agg(source_table, row_count) AS counts, json_object_agg(source_table, t.rejected) AS rejected"
+        " FROM migration.source_tables t WHERE t.run_id = r.run_id) AS found"
         " WHERE bot_id = %s AND merged_at IS NOT NULL ORDER BY run_id DESC LIMIT 1",
         (bot_id,),
     )
     row = cursor.fetchone()
-    if row is None or row[3] != engine:
+    if row is None:
         return None
-    return BaseRun(row[0], None if row[1] is None else bytes(row[1]), row[2] or {})
+    cursor.execute("SELECT digests FROM migration.page_digests WHERE run_id = %s ORDER BY part", (row[0],))
+    run_id, merged_at, engine, position, row_counts, rejected = row
+    digests = b"".join(part for (part,) in cursor)
+    return BaseRun(run_id, merged_at, engine, position, digests, row_counts or {}, rejected or {})
 
 
 def begin_run(
@@ -150,15 +160,20 @@ def begin_run(
     mode: str,
     engine: str,
     position: dict[str, Any] | None = None,
-    page_digests: bytes | None = None,
+    page_digests: bytes = b"",
 ) -> int:
     """Record a run and make it the current one of the transaction."""
     cursor.execute(
-        "INSERT INTO migration.runs (bot_id, source, started_at, snapshot_at, staged_at, mode, engine, position, page_digests)"
-        " VALUES (%s, %s, %s, %s, clock_timestamp(), %s, %s, %s, %s) RETURNING run_id",
-        (bot_id, source, started_at, snapshot_at, mode, engine, Json(position), page_digests),
+        "INSERT INTO migration.runs (bot_id, source, started_at, snapshot_at, staged_at, mode, engine, position)"
+        " VALUES (%s, %s, %s, %s, clock_timestamp(), %s, %s, %s) RETURNING run_id",
+        (bot_id, source, started_at, snapshot_at, mode, engine, Json(position)),
     )
     run_id: int = one(cursor)[0]
+    for start in range(0, len(page_digests), _PART):
+        cursor.execute(
+            "INSERT INTO migration.page_digests VALUES (%s, %s, %s)",
+            (run_id, start // _PART, page_digests[start : start + _PART]),
+        )
     cursor.execute(
         "SELECT set_config('migration.bot_id', %s, true), set_config('migration.run_id', %s, true)",
         (bot_id, str(run_id)),
@@ -179,19 +194,30 @@ class SourceTable:
     canonical: str
 
 
-def record_table(cursor: Cursor, run_id: int, table: SourceTable) -> None:
-    """Store what a run found in a table."""
+def record_table(cursor: Cursor, run_id: int, bot_id: str, table: SourceTable) -> None:
+    """Store what a run found in a table, once its rejects are stored."""
     cursor.execute(
-        "INSERT INTO migration.source_tables (run_id, source_table, row_count, staged, whole, loaded, hash, canonical)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
-        (run_id, table.name, table.row_count, table.staged, table.whole, table.loaded, table.hash, table.canonical),
+        "INSERT INTO migration.source_tables (run_id, source_table, row_count, staged, whole, loaded, hash, canonical, rejected)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        (
+            run_id,
+            table.name,
+            table.row_count,
+            table.staged,
+            table.whole,
+            table.loaded,
+            table.hash,
+            table.canonical,
+            rejected_ids(cursor, bot_id, table.name),
+        ),
     )
 
 
-def rejected_ids(cursor: Cursor, bot_id: str, table: str) -> list[str]:
-    """Ids of a table's rows that were rejected last."""
+def rejected_ids(cursor: Cursor, bot_id: str, table: str, base: BaseRun | None = None) -> list[str]:
+    """Ids of a table's rows that were rejected last, or by the run to build upon."""
     cursor.execute("SELECT source_id FROM migration.rejects WHERE bot_id = %s AND source_table = %s", (bot_id, table))
-    return [row[0] for row in cursor.fetchall()]
+    found = {row[0] for row in cursor.fetchall()}
+    return sorted(found.union(base.rejected.get(table, ()) if base else ()))
 
 
 def is_first(cursor: Cursor, bot_type: str, table: str, bot_id: str) -> bool:
@@ -205,7 +231,7 @@ def is_first(cursor: Cursor, bot_type: str, table: str, bot_id: str) -> bool:
 
 
 def count_new(cursor: Cursor, bot_type: str, table: str, bot_id: str, known: Sequence[str]) -> int:
-    """How many staged or rejected rows of a source table are new here; `known` were rejected before."""
+    """How many staged or rejected rows of a source table are new here; `known` were rejected by the run to build upon."""
     cursor.execute(
         "SELECT migration.count_new(m, %s, %s::text[]) FROM migration.mappings m"
         " WHERE bot_type = %s AND source_table = %s ORDER BY step LIMIT 1",
