@@ -58,6 +58,9 @@ STEPS = [
     playbook("Preflight", "playbooks/preflight.yml"),
     playbook("Phase 1: infrastructure", "playbooks/phase1_infrastructure.yml"),
     playbook("Phase 2: data migration", "playbooks/phase2_data_migration.yml"),
+    playbook("Let the bots trade on", "tests/demo/trade_on.yml"),
+    playbook("Phase 2 again: what the bots traded since", "playbooks/phase2_data_migration.yml"),
+    playbook("Reconcile with the live bots", "playbooks/reconcile.yml"),
     playbook("Look up every acknowledged write", "tests/legacy/check_journal.yml"),
 ]
 

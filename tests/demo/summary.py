@@ -34,6 +34,14 @@ SELECT json_agg(b) FROM (
          (SELECT count(*) FROM trading.positions p WHERE p.bot_id = b.bot_id AND p.status = 'open') AS open_positions
   FROM trading.bots b ORDER BY bot_id) b
 """
+RUNS = """
+SELECT json_agg(r) FROM (
+  SELECT run_id, bot_id, result ->> 'mode' AS mode, extract(epoch FROM merged_at - started_at) AS seconds,
+         sum((t ->> 'source')::bigint) AS source, sum((t ->> 'staged')::bigint) AS staged,
+         sum((t ->> 'inserted')::bigint) AS inserted, sum((t ->> 'updated')::bigint) AS updated
+  FROM migration.runs CROSS JOIN jsonb_array_elements(result -> 'tables') AS t
+  WHERE merged_at IS NOT NULL GROUP BY run_id ORDER BY run_id) r
+"""
 
 
 class Host:
@@ -61,7 +69,7 @@ class Host:
         return [json.loads(line) for line in self.run("docker ps -a --format '{{json .}}'").splitlines()]
 
     def report(self) -> dict[str, Any]:
-        """The reconciliation that phase 2 left behind."""
+        """The last reconciliation."""
         report: dict[str, Any] = json.loads(self.run(f"cat {self.base}/database/reports/reconciliation.json"))
         return report
 
@@ -116,9 +124,19 @@ def durations(steps: list[dict[str, Any]]) -> Table:
     return made
 
 
+def runs(rows: list[dict[str, Any]]) -> Table:
+    """What each migration run read and did: the first ones everything, the later ones what could have changed."""
+    numbers = ("at the source", "read", "inserted", "updated", "time")
+    made = table("Migration runs", "bot", "mode", *numbers, numbers=numbers)
+    for row in rows:
+        counts = (f"{row[name]:,}" for name in ("source", "staged", "inserted", "updated"))
+        made.add_row(row["bot_id"], row["mode"], *counts, f"{row['seconds']:.1f} s")
+    return made
+
+
 def rows_per_bot(report: dict[str, Any]) -> Table:
-    """Rows in the source, migrated and rejected, with the verdict."""
-    numbers = ("source", "migrated", "rejected")
+    """Rows in the live source, migrated, rejected and changed there since, with the verdict."""
+    numbers = ("source", "migrated", "rejected", "pending")
     made = table("Rows", "bot", "from", "to", *numbers, "verdict", numbers=numbers)
     for bot in report["bots"]:
         for row in bot["tables"]:
@@ -130,14 +148,14 @@ def rows_per_bot(report: dict[str, Any]) -> Table:
                 "[green]equal[/]" if row["ok"] else "[red]DIFFERS[/]",
             )
         if not bot["tables"]:
-            made.add_row(bot["bot_id"], "(no history)", "", "", "", "", "[green]registered[/]")
+            made.add_row(bot["bot_id"], "(no history)", "", "", "", "", "", "[green]registered[/]")
     return made
 
 
 def verdict(report: dict[str, Any]) -> str:
     """The reconciliation in one sentence."""
     if report["ok"]:
-        return "[bold green]Reconciled:[/] counts, sums, time ranges and ids agree; every acknowledged write was found."
+        return "[bold green]Reconciled:[/] counts, sums and every row agree; every acknowledged write was found."
     return "[bold red]NOT reconciled:[/] make demo-shell, then read database/reports/reconciliation.json."
 
 
@@ -147,6 +165,7 @@ NEXT = """[bold]What to try next[/]
   [dim]. .venv/bin/activate[/], then against the same host:
   [dim]ansible-playbook -i inventory/demo playbooks/site.yml --check --diff[/]            what a run would change
   [dim]ansible-playbook -i inventory/demo playbooks/phase2_data_migration.yml[/]          what the bots traded since
+  [dim]ansible-playbook -i inventory/demo playbooks/reconcile.yml[/]                      do both sides agree?
   make demo-clean      remove the host
 """
 
@@ -161,6 +180,7 @@ def main() -> int:
             services(host.containers()),
             schemas(host.query(TABLES_PER_SCHEMA)),
             bots(host.query(BOTS)),
+            runs(host.query(RUNS)),
             rows_per_bot(report),
             durations(json.loads(STEPS.read_text())),
         ]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 PHASE2 = "playbooks/phase2_data_migration.yml"
+RECONCILE = "playbooks/reconcile.yml"
 ANNOUNCED = {
     "Back up the legacy PostgreSQL databases",
     "Back up the legacy SQLite databases",
@@ -29,6 +30,13 @@ def test_dry_run_announces_everything_and_changes_nothing(playbook: str, play: A
     assert run.code == 0
     assert run.changed >= ANNOUNCED
     assert state() == before
+
+
+def test_reconciliation_names_phase_1(play: Any) -> None:
+    run = play(RECONCILE)
+    assert run.code != 0
+    assert "Run `ansible-playbook playbooks/phase1_infrastructure.yml` first" in run.text
+    assert play(RECONCILE, "--check").code == 0
 
 
 def test_real_run_names_phase_1_and_changes_nothing(play: Any, state: Any) -> None:

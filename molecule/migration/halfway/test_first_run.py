@@ -7,9 +7,18 @@ from typing import Any
 import pytest
 
 PHASE2 = "playbooks/phase2_data_migration.yml"
+RECONCILE = "playbooks/reconcile.yml"
 LEGACY = "docker ps --format '{{.ID}} {{.Names}}' | grep -E 'shortseller|momentum|lxalgo' | sort"
 
 pytestmark = pytest.mark.service("trading_postgres", "shortseller_postgres")
+
+
+def test_reconciliation_names_phase_2(play: Any) -> None:
+    run = play(RECONCILE)
+    assert run.code != 0
+    assert "There is nothing to compare" in run.text
+    assert "Run playbooks/phase2_data_migration.yml" in run.text
+    assert play(RECONCILE, "--check").code == 0
 
 
 def test_dry_run_tells_what_the_first_run_then_does(host: Any, play: Any, state: Any) -> None:
@@ -37,3 +46,14 @@ def test_a_run_beside_trading_bots_carries_over_what_is_new(host: Any, play: Any
     assert play(PHASE2, "--tags", "data_migration,reconciliation").code == 0
     assert host.check_output(count) != before
     check_journals()
+
+
+def test_reconciliation_beside_trading_bots_only_reads(play: Any, state: Any) -> None:
+    before = state()
+    assert play(RECONCILE, "--check", "--diff").code == 0
+    assert state() == before
+
+    run = play(RECONCILE)
+    assert run.code == 0
+    assert run.changed <= {"Write the reconciliation report"}
+    assert state()["rows"] == before["rows"]

@@ -1,4 +1,4 @@
-"""Phase 2 killed in the middle: a second run ends with the same rows."""
+"""Phase 2 interrupted in the middle, and two at once: nothing is half done, and the next run ends with the same rows."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ WAITING = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'trading_user' "
     "AND wait_event_type = 'Lock'"
 )
+
+AT_WORK = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 20018"
 
 pytestmark = pytest.mark.service("trading_postgres")
 
@@ -75,35 +77,70 @@ def undisturbed(play: Any, psql: Any, content: Any) -> dict[str, str]:
     return _rows
 
 
-@pytest.mark.parametrize("table", ["trading.signals", "audit.system_events"], ids=["shortseller", "momentum"])
-def test_playbook_is_killed(
-    table: str, undisturbed: dict[str, str], host: Any, play: Any, psql: Any, content: Any
+@pytest.mark.parametrize(
+    ("table", "bot", "program", "victim"),
+    [
+        (
+            "trading.signals",
+            "shortseller_001",
+            "002_migrate_shortseller_data.sql",
+            r"pkill -KILL -f '^psql -U trading_user -d trading_db -v only_bot'",
+        ),
+        (
+            "audit.system_events",
+            "momentum_001",
+            "migrate_momentum_sqlite_to_postgres.py",
+            "pkill -KILL -f '^python3 .*migrate_momentum_sqlite_to_postgres.py'",
+        ),
+    ],
+    ids=["shortseller", "momentum"],
+)
+def test_interrupted_in_the_middle_of_a_merge(
+    table: str,
+    bot: str,
+    program: str,
+    victim: str,
+    undisturbed: dict[str, str],
+    host: Any,
+    facts: dict[str, Any],
+    play: Any,
+    psql: Any,
+    content: Any,
 ) -> None:
+    secret = host.check_output(f"sed -n \"s/^POSTGRES_PASSWORD='\\(.*\\)'/\\1/p\" {facts['base_dir']}/.env.database")
+    assert len(secret) > 20
+
+    def trades() -> int:
+        return int(psql(f"SELECT count(*) FROM trading.trades WHERE bot_id = '{bot}'"))
+
+    # The migration is killed: the playbook fails, and the merge is rolled back.
+    with held(psql, host, table):
+        process = start("--tags", "data_migration")
+        until(lambda: psql(WAITING) != "0")
+        with host.sudo():
+            shown = host.check_output("cat /proc/[0-9]*/cmdline /run/watched-*/* | tr '\\0' ' '")
+            assert program in shown
+            assert secret not in shown
+            host.check_output(victim)
+        assert process.wait(timeout=120) != 0
+    until(lambda: psql(AT_WORK) == "0")
+    assert trades() == 0
+
+    # The playbook is killed: the migration goes on without it. Whoever comes meanwhile is told.
     with held(psql, host, table):
         process = start("--tags", "data_migration")
         until(lambda: psql(WAITING) != "0")
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        second = play(PHASE2, "--tags", "data_migration")
+        assert second.code != 0
+        assert f"another migration is running: {program} (server process" in second.text
+        assert trades() == 0
+    until(lambda: psql(AT_WORK) == "0")
+    assert trades() > 0
+
     assert play(PHASE2, "--tags", "data_migration,reconciliation").code == 0
     assert content() == undisturbed
-
-
-@pytest.mark.parametrize(
-    ("table", "victim"),
-    [
-        ("trading.signals", r"pkill -KILL -f '^psql -U trading_user -d trading_db -v only_bot'"),
-        ("audit.system_events", "pkill -KILL -f '^python3 .*migrate_momentum_sqlite_to_postgres.py'"),
-    ],
-    ids=["shortseller", "momentum"],
-)
-def test_migration_is_killed(
-    table: str, victim: str, undisturbed: dict[str, str], host: Any, play: Any, psql: Any, content: Any
-) -> None:
-    with held(psql, host, table):
-        process = start("--tags", "data_migration")
-        until(lambda: psql(WAITING) != "0")
-        with host.sudo():
-            host.check_output(victim)
-        assert process.wait(timeout=120) != 0
-    assert play(PHASE2, "--tags", "data_migration,reconciliation").code == 0
-    assert content() == undisturbed
+    # What the migration said stays for nobody, and for ten minutes at most.
+    with host.sudo():
+        assert host.check_output("find /run -maxdepth 1 -name 'watched-*' -perm /077") == ""
