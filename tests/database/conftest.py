@@ -228,8 +228,9 @@ class Target:
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return result
 
-    def migrate_shortseller(self, **variables: object) -> dict[str, Any]:
-        self.script("stage_shortseller.py")
+    def migrate_shortseller(self, *arguments: str, **variables: object) -> dict[str, Any]:
+        """Stage with the given options and merge with the given variables."""
+        self.script("stage_shortseller.py", *arguments)
         return self.sql("002_migrate_shortseller_data.sql", **variables)
 
     def migrate_momentum(self, *arguments: str) -> dict[str, Any]:
@@ -252,15 +253,34 @@ class Target:
         with closing(self.server.connect(self.database, "trading_user")) as connection, connection:
             connection.cursor().execute(statement, parameters or None)
 
+    @contextmanager
+    def copied(self) -> Iterator[Target]:
+        """A copy of this database, to be changed."""
+        name = f"{self.database}_copy"
+        self.server.execute("postgres", f"CREATE DATABASE {name} TEMPLATE {self.database} OWNER trading_user")
+        try:
+            yield Target(self.server, name, self.bots)
+        finally:
+            self.server.execute("postgres", f"DROP DATABASE {name} WITH (FORCE)")
+
     def contents(self) -> dict[str, list[str]]:
         """Every row of every table outside the staging schemas, as text."""
         tables = self.rows(
             "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables"
             " WHERE schemaname IN ('trading', 'analytics', 'config', 'audit', 'migration') ORDER BY 1"
         )
-        return {
-            t["name"]: [r["text"] for r in self.rows(f"SELECT t::text AS text FROM {t['name']} t ORDER BY 1")] for t in tables
-        }
+        with closing(self.server.connect(self.database, "trading_user")) as connection, connection:
+            cursor = connection.cursor()
+            cursor.execute("SET TIME ZONE 'UTC'")
+            found = {}
+            for t in tables:
+                cursor.execute(f"SELECT t::text AS text FROM {t['name']} t ORDER BY 1")
+                found[t["name"]] = [text for (text,) in cursor.fetchall()]
+            return found
+
+    def business(self) -> dict[str, list[str]]:
+        """The same without what the migrations know about themselves."""
+        return {name: rows for name, rows in self.contents().items() if not name.startswith("migration.")}
 
 
 @dataclass
@@ -336,7 +356,9 @@ class Momentum:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        spec = importlib.util.spec_from_file_location("trade_database", LEGACY_FILES / "momentum/database/trade_database.py")
+        spec = importlib.util.spec_from_file_location(
+            "trade_database", LEGACY_FILES / "momentum/database/trade_database.py"
+        )
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -348,7 +370,9 @@ class Momentum:
         names = ", ".join(row)
         marks = ", ".join(["?"] * len(row))
         with self.connection:
-            found: int = self.connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values())).lastrowid
+            found: int = self.connection.execute(
+                f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values())
+            ).lastrowid
         return found
 
     def trade(self, **changes: object) -> int:

@@ -78,11 +78,29 @@ def test_other_tables(target: Target, momentum: Momentum) -> None:
     momentum.insert("daily_snapshots", id=6, date="2025-06-02", mode="live", starting_equity=10010.5)
     momentum.insert("daily_snapshots", id=9, date="2025-06-03", mode="demo", ending_equity=99999.0)
     for details in ('{"a": 1, "a": 2.50}', "not json", "", '{"x": NaN}', None, '"\\u0000"'):
-        momentum.insert("system_events", event_time="2025-06-01 10:00:00", event_type="T", event_level="warn", message="ü\nx", details=details)
-    momentum.insert("risk_events", event_time="2025-06-01 10:00:00", risk_type="R", current_value=1.5, limit_value=3, action_taken="A")
+        momentum.insert(
+            "system_events",
+            event_time="2025-06-01 10:00:00",
+            event_type="T",
+            event_level="warn",
+            message="ü\nx",
+            details=details,
+        )
+    momentum.insert(
+        "risk_events",
+        event_time="2025-06-01 10:00:00",
+        risk_type="R",
+        current_value=1.5,
+        limit_value=3,
+        action_taken="A",
+    )
     target.migrate_momentum()
     day, half, demo = target.rows("SELECT * FROM trading.risk_metrics ORDER BY date")
-    assert (day["date"], day["ending_equity"], day["daily_pnl_pct"]) == (date(2025, 6, 1), Decimal("10010.5"), Decimal("0.105"))
+    assert (day["date"], day["ending_equity"], day["daily_pnl_pct"]) == (
+        date(2025, 6, 1),
+        Decimal("10010.5"),
+        Decimal("0.105"),
+    )
     assert (day["total_trades"], day["winning_trades"], day["losing_trades"]) == (3, 2, 1)
     assert day["metadata"]["legacy"]["open_positions"] == 1
     assert day["created_at"] == datetime(2025, 6, 1, 23, tzinfo=UTC)
@@ -130,7 +148,11 @@ def test_times_of_one_bot_do_not_depend_on_the_session(target: Target, momentum:
     assert [r["entry_time"].isoformat() for r in rows] == [
         "2025-03-09T07:30:00+00:00", "2025-11-02T05:30:00+00:00", "2025-06-01T10:00:00+00:00",
     ]  # fmt: skip
-    assert [r["legacy"].get("entry_time_note") for r in rows] == ["nonexistent local time", "ambiguous local time", None]
+    assert [r["legacy"].get("entry_time_note") for r in rows] == [
+        "nonexistent local time",
+        "ambiguous local time",
+        None,
+    ]
     assert (result["bots"][0]["nonexistent_times"], result["bots"][0]["ambiguous_times"]) == (1, 1)
 
 
@@ -157,7 +179,9 @@ def test_rejects(target: Target, momentum: Momentum) -> None:
     assert f"{len(bad)} rows cannot be migrated, 0 accepted" in done.stderr
     assert f"momentum_001 trades {numbers[0]}: {bad[0][1]}" in done.stderr
     after = target.contents()
-    assert {n: v for n, v in after.items() if n[:9] != "migration"} == {n: v for n, v in before.items() if n[:9] != "migration"}
+    assert {n: v for n, v in after.items() if n[:9] != "migration"} == {
+        n: v for n, v in before.items() if n[:9] != "migration"
+    }
     found = {r["source_id"]: r for r in target.rows("SELECT * FROM migration.rejects")}
     for number, (changes, reason) in zip(numbers, bad, strict=True):
         assert reason in found[number]["reason"]
@@ -166,7 +190,7 @@ def test_rejects(target: Target, momentum: Momentum) -> None:
 
     result = target.migrate_momentum("--accept-rejects", str(len(bad)))
     assert (table(result, "trading.trades")["inserted"], result["bots"][0]["rejected"]) == (1, len(bad))
-    assert target.script("verify_migration.py", "--bot", "momentum_001")["ok"] is True
+    assert target.script("reconcile.py", "--bot", "momentum_001")["ok"] is True
 
 
 def test_dry_run_leaves_no_trace(target: Target, momentum: Momentum) -> None:
@@ -284,7 +308,9 @@ def test_unreachable_target(target: Target, momentum: Momentum, monkeypatch: pyt
     assert "cannot connect to nowhere at 127.0.0.1" in done.stderr
 
 
-def test_private_copy_is_private_and_removed(tmp_path: Path, momentum: Momentum, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_copy_is_private_and_removed(
+    tmp_path: Path, momentum: Momentum, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
     from .conftest import MIGRATIONS

@@ -60,7 +60,9 @@ def test_edited_file_is_refused(target: Target, fresh_migrations: Path, name: st
 
 def test_registering_again_keeps_what_is_the_bots_own(target: Target) -> None:
     target.sql("004_register_lxalgo_bot.sql")
-    target.execute("UPDATE trading.bots SET current_equity = 12345.67, status = 'paused', last_heartbeat = '2025-01-01'")
+    target.execute(
+        "UPDATE trading.bots SET current_equity = 12345.67, status = 'paused', last_heartbeat = '2025-01-01'"
+    )
     bot = target.bot("lxalgo_001")
     bot.update(max_positions=7, description="Other", configuration={"fast": 12})
     result = target.sql("004_register_lxalgo_bot.sql")
@@ -68,7 +70,12 @@ def test_registering_again_keeps_what_is_the_bots_own(target: Target) -> None:
     assert result["registration"] == {"registered": 0, "updated": 1, "configurations": 2, "opening_balances": 0}
     (row,) = target.rows("SELECT * FROM trading.bots")
     assert float(row["current_equity"]) == 12345.67
-    assert (row["status"], row["last_heartbeat"].year, row["max_positions"], row["description"]) == ("paused", 2025, 7, "Other")
+    assert (row["status"], row["last_heartbeat"].year, row["max_positions"], row["description"]) == (
+        "paused",
+        2025,
+        7,
+        "Other",
+    )
 
 
 def test_changed_setting_becomes_a_new_version(target: Target) -> None:

@@ -67,7 +67,9 @@ def test_tables_per_schema(target: Target) -> None:
 
 def test_every_column_is_there(target: Target) -> None:
     found: dict[str, set[str]] = {}
-    for row in target.rows("SELECT table_schema || '.' || table_name AS name, column_name FROM information_schema.columns"):
+    for row in target.rows(
+        "SELECT table_schema || '.' || table_name AS name, column_name FROM information_schema.columns"
+    ):
         found.setdefault(row["name"], set()).add(row["column_name"])
     for table, columns in COLUMNS.items():
         assert found[table] == {"id", "created_at", "updated_at", *columns.split()}, table
@@ -101,7 +103,9 @@ def test_edited_file_is_refused(target: Target, fresh_migrations: Path) -> None:
 
 def test_failing_file_leaves_nothing(empty_target: Target, fresh_migrations: Path) -> None:
     path = fresh_migrations / "001_unified_schema.sql"
-    path.write_text(path.read_text().replace("CREATE SCHEMA audit;", "CREATE SCHEMA audit;\n\\i :migrations_dir/lib/broken.sql"))
+    path.write_text(
+        path.read_text().replace("CREATE SCHEMA audit;", "CREATE SCHEMA audit;\n\\i :migrations_dir/lib/broken.sql")
+    )
     (fresh_migrations / "lib/broken.sql").write_text("CREATE TABLE trading.half (id int); SELECT 1 / 0;")
     assert empty_target.psql("001_unified_schema.sql").returncode == 3
     assert empty_target.rows("SELECT nspname FROM pg_namespace WHERE nspname IN ('trading', 'migration')") == []

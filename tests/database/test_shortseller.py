@@ -15,12 +15,25 @@ NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 
 
 def trade(legacy: Legacy, **changes: object) -> int:
-    row: dict[str, object] = {"symbol": "BTCUSDT", "side": "short", "quantity": 1, "price": 100, "status": "filled", "timestamp": NOON}
+    row: dict[str, object] = {
+        "symbol": "BTCUSDT",
+        "side": "short",
+        "quantity": 1,
+        "price": 100,
+        "status": "filled",
+        "timestamp": NOON,
+    }
     return legacy.insert("trades", **row | changes)
 
 
 def signal(legacy: Legacy, **changes: object) -> int:
-    row: dict[str, object] = {"symbol": "BTCUSDT", "signal_type": "short", "strength": 0.5, "price": 100, "timestamp": NOON}
+    row: dict[str, object] = {
+        "symbol": "BTCUSDT",
+        "signal_type": "short",
+        "strength": 0.5,
+        "price": 100,
+        "timestamp": NOON,
+    }
     return legacy.insert("signals", **row | changes)
 
 
@@ -43,9 +56,9 @@ def test_trade(target: Target, legacy: Legacy) -> None:
         pnl=Decimal("-1.00000001"), fees=Decimal("0.5"), notes="überkauft 📉\n\\N",
     )  # fmt: skip
     result = target.migrate_shortseller()
-    assert result["changed"] is True
+    assert (result["changed"], result["bots"][0]["mode"]) == (True, "full")
     assert table(result, "trades") == {
-        "source_table": "trades", "target_table": "trading.trades", "source": 1, "inserted": 1, "updated": 0,
+        "source_table": "trades", "target_table": "trading.trades", "source": 1, "staged": 1, "inserted": 1, "updated": 0,
         "unchanged": 0, "kept": 0, "rejected": 0, "missing_at_source": 0,
     }  # fmt: skip
     (row,) = target.rows("SELECT * FROM trading.trades")
@@ -57,7 +70,9 @@ def test_trade(target: Target, legacy: Legacy) -> None:
         "position_size_usd": None, "leverage": None, "created_at": NOON,
     }  # fmt: skip
     assert {name: row[name] for name in expected} == expected
-    assert row["metadata"] == {"legacy": {"table": "trades", "id": 1, "order_id": "a-1", "side": "Sell", "status": "Filled"}}
+    assert row["metadata"] == {
+        "legacy": {"table": "trades", "id": 1, "order_id": "a-1", "side": "Sell", "status": "Filled"}
+    }
 
 
 def test_trade_without_order_id(target: Target, legacy: Legacy) -> None:
@@ -95,7 +110,9 @@ def test_position(target: Target, legacy: Legacy) -> None:
     (row,) = target.rows("SELECT * FROM trading.positions")
     assert row["position_id"] == "shortseller_001_legacy_1"
     assert (row["status"], row["closed_at"], row["leverage"], row["total_pnl"]) == ("open", None, 5, 3)
-    legacy.execute("UPDATE trading.positions SET status = 'closed', closed_at = %s, realized_pnl = 9", NOON.replace(hour=13))
+    legacy.execute(
+        "UPDATE trading.positions SET status = 'closed', closed_at = %s, realized_pnl = 9", NOON.replace(hour=13)
+    )
     result = target.migrate_shortseller()
     assert table(result, "positions")["updated"] == 1
     (row,) = target.rows("SELECT * FROM trading.positions")
@@ -108,7 +125,11 @@ def test_signals(target: Target, legacy: Legacy) -> None:
     signal(legacy, signal_type="LONG", executed=None)
     target.migrate_shortseller()
     first, second = target.rows("SELECT * FROM trading.signals ORDER BY id")
-    assert (first["signal_type"], first["execution_trade_id"], first["executed"]) == ("close_short", "shortseller_001_o", True)
+    assert (first["signal_type"], first["execution_trade_id"], first["executed"]) == (
+        "close_short",
+        "shortseller_001_o",
+        True,
+    )
     assert first["indicators"] == {"ema": 1.5}
     assert first["metadata"]["legacy"] == {"table": "signals", "id": 1, "signal_type": "close", "execution_id": number}
     assert (second["signal_type"], second["executed"], second["execution_trade_id"]) == ("long", False, None)
@@ -131,7 +152,12 @@ def test_day_takes_its_equity_from_the_balances(target: Target, legacy: Legacy) 
         when = datetime(2025, 6, day, hour, 30, tzinfo=UTC)
         legacy.insert("account_balance", total_balance=1, available_balance=1, equity=equity, timestamp=when)
     for day, pnl in ((31, 50), (32, 7), (33, -20)):
-        legacy.insert("risk_metrics", date=f"2025-06-{day - 31:02}" if day > 31 else "2025-05-31", total_pnl=pnl, profit_factor=Decimal("999999.9999"))
+        legacy.insert(
+            "risk_metrics",
+            date=f"2025-06-{day - 31:02}" if day > 31 else "2025-05-31",
+            total_pnl=pnl,
+            profit_factor=Decimal("999999.9999"),
+        )
     target.migrate_shortseller()
     rows = target.rows("SELECT * FROM trading.risk_metrics ORDER BY date")
     assert [(r["starting_equity"], r["ending_equity"]) for r in rows] == [(10000, 10050), (10050, 9900), (9900, 10100)]
@@ -151,7 +177,11 @@ def test_equity_is_the_bots_own_once_it_ran(target: Target, legacy: Legacy) -> N
     legacy.execute("UPDATE trading.trades SET pnl = 5 WHERE id = %s", number)
     trade(legacy)
     result = target.migrate_shortseller()
-    assert {k: table(result, "trades")[k] for k in ("inserted", "updated", "kept")} == {"inserted": 1, "updated": 0, "kept": 1}
+    assert {k: table(result, "trades")[k] for k in ("inserted", "updated", "kept")} == {
+        "inserted": 1,
+        "updated": 0,
+        "kept": 1,
+    }
     assert target.value("SELECT current_equity FROM trading.bots") == 1
     assert target.value("SELECT count(*) FROM trading.trades WHERE exit_time IS NOT NULL") == 1
 
@@ -176,7 +206,11 @@ def test_changed_and_deleted_rows(target: Target, legacy: Legacy) -> None:
     legacy.execute("UPDATE trading.trades SET status = 'filled', pnl = 4, order_id = 'late' WHERE id = %s", numbers[0])
     legacy.execute("DELETE FROM trading.trades WHERE id = %s", numbers[1])
     counts = table(target.migrate_shortseller(), "trades")
-    assert (counts["inserted"], counts["updated"], counts["unchanged"], counts["missing_at_source"]) == (0, 1, 1, 1)
+    # The third row cannot have changed, and is not read again.
+    assert (counts["source"], counts["staged"]) == (2, 1)
+    assert (counts["inserted"], counts["updated"], counts["unchanged"], counts["missing_at_source"]) == (0, 1, 0, 1)
+    counts = table(target.migrate_shortseller("--full"), "trades")
+    assert (counts["staged"], counts["updated"], counts["unchanged"], counts["missing_at_source"]) == (2, 0, 2, 1)
     rows = target.rows("SELECT trade_id, status, pnl_usd FROM trading.trades ORDER BY id")
     assert tuple(rows[0].values()) == ("shortseller_001_late", "filled", 4)
     assert len(rows) == 3
@@ -233,7 +267,7 @@ def test_rejects(target: Target, legacy: Legacy) -> None:
         "risk_metrics": (0, 0),
     }  # fmt: skip
     assert len(result["bots"][0]["rejects"]) == 10
-    assert target.script("verify_migration.py", "--bot", "shortseller_001")["ok"] is True
+    assert target.script("reconcile.py", "--bot", "shortseller_001")["ok"] is True
 
 
 def test_rejects_end_when_the_source_is_corrected(target: Target, legacy: Legacy) -> None:
@@ -260,7 +294,9 @@ def test_trade_id_of_another_bot(target: Target, legacy: Legacy) -> None:
     )
     trade(legacy, order_id="taken")
     target.script("stage_shortseller.py")
-    assert "trade_id shortseller_001_taken is already held by another row" in target.value("SELECT reason FROM migration.rejects")
+    assert "trade_id shortseller_001_taken is already held by another row" in target.value(
+        "SELECT reason FROM migration.rejects"
+    )
 
 
 def test_shared_candles(target: Target, legacy: Legacy) -> None:
@@ -275,7 +311,7 @@ def test_shared_candles(target: Target, legacy: Legacy) -> None:
     assert (counts["inserted"], counts["unchanged"], counts["rejected"]) == (1, 1, 1)
     assert "already held with other values (from feed)" in target.value("SELECT reason FROM migration.rejects")
     assert target.value("SELECT count(*) FROM trading.market_data WHERE data_source = 'feed'") == 2
-    assert target.script("verify_migration.py", "--bot", "shortseller_001")["ok"] is True
+    assert target.script("reconcile.py", "--bot", "shortseller_001")["ok"] is True
 
 
 def test_two_bots_of_a_type(target: Target, legacy: Legacy) -> None:
@@ -287,7 +323,7 @@ def test_two_bots_of_a_type(target: Target, legacy: Legacy) -> None:
     assert target.value("SELECT count(*) FROM trading.trades") == 2
     assert target.value("SELECT count(*) FROM trading.market_data") == 1
     for bot_id in ("shortseller_001", "shortseller_002"):
-        assert target.script("verify_migration.py", "--bot", bot_id)["ok"] is True
+        assert target.script("reconcile.py", "--bot", bot_id)["ok"] is True
 
 
 def test_one_bot_can_be_migrated_alone(target: Target, legacy: Legacy) -> None:
@@ -307,9 +343,9 @@ def test_dry_run_leaves_no_trace(target: Target, legacy: Legacy) -> None:
     assert table(result, "trades")["inserted"] == 1
     assert target.sql("002_migrate_shortseller_data.sql", dry_run=1)["changed"] is True
     assert target.contents() == before
-    assert [s for s in target.rows("SELECT nspname FROM pg_namespace ORDER BY 1") if not s["nspname"].startswith("pg_")] == [
-        s for s in schemas if not s["nspname"].startswith("pg_")
-    ]
+    assert [
+        s for s in target.rows("SELECT nspname FROM pg_namespace ORDER BY 1") if not s["nspname"].startswith("pg_")
+    ] == [s for s in schemas if not s["nspname"].startswith("pg_")]
     target.migrate_shortseller()
     assert target.script("stage_shortseller.py", "--dry-run")["changed"] is False
     assert target.sql("002_migrate_shortseller_data.sql", dry_run=1)["changed"] is False
@@ -344,7 +380,10 @@ def test_columns_nobody_knows_are_kept(target: Target, legacy: Legacy) -> None:
     [
         ("ALTER TABLE trading.trades DROP COLUMN fees", "column trading.trades.fees is missing"),
         ("DROP TABLE trading.risk_metrics", "table trading.risk_metrics is missing"),
-        ("ALTER TABLE trading.trades ALTER pnl TYPE double precision", "column trading.trades.pnl is double precision, expected"),
+        (
+            "ALTER TABLE trading.trades ALTER pnl TYPE double precision",
+            "column trading.trades.pnl is double precision, expected",
+        ),
     ],
 )
 def test_source_of_another_shape(target: Target, legacy: Legacy, statement: str, message: str) -> None:

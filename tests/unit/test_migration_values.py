@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -19,7 +20,15 @@ from migration_engine import copytext, values
 from migration_engine.errors import UsageError
 from migration_engine.values import MONEY, RATIO, Unmappable
 
-ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "America/St_Johns"]
+ZONES = [
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "Asia/Kolkata",
+    "Australia/Lord_Howe",
+    "America/St_Johns",
+    "Asia/Kathmandu",
+]
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**15), 10**15))
@@ -106,7 +115,9 @@ def test_times(text: str, expected: str, note: str | None) -> None:
     assert (found.isoformat(), seen) == (expected, note)
 
 
-@pytest.mark.parametrize("value", ["", "now", "2025-13-01 00:00:00", "2025-06-01", "20250601", 1748772000, "2025-06-01 25:00"])
+@pytest.mark.parametrize(
+    "value", ["", "now", "2025-13-01 00:00:00", "2025-06-01", "20250601", 1748772000, "2025-06-01 25:00"]
+)
 def test_what_is_no_time(value: object) -> None:
     with pytest.raises(Unmappable, match="is not a time"):
         values.moment(value, UTC)
@@ -123,7 +134,9 @@ def test_unknown_zone() -> None:
         values.find_zone("Mars/Olympus")
 
 
-@pytest.mark.parametrize(("value", "expected"), [(3, (3, True)), (2.5, (2, False)), (3.5, (4, False)), (7.0, (7, False))])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(3, (3, True)), (2.5, (2, False)), (3.5, (4, False)), (7.0, (7, False))]
+)
 def test_integers(value: float, expected: tuple[int, bool]) -> None:
     assert values.integer(value, 32) == expected
 
@@ -140,7 +153,8 @@ def test_json(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "text", "{'a': 1}", '{"a": NaN}', "[Infinity]", '"\\u0000"', '"\\ud800"', "1e99999", '{"a"', "[" * 3000]
+    "value",
+    ["", "text", "{'a': 1}", '{"a": NaN}', "[Infinity]", '"\\u0000"', '"\\ud800"', "1e99999", '{"a"', "[" * 3000],
 )
 def test_what_jsonb_would_refuse(value: str) -> None:
     assert not values.is_json(value)
@@ -149,7 +163,11 @@ def test_what_jsonb_would_refuse(value: str) -> None:
 SANE = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | SANE, st.lists))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | SANE, st.lists
+    )
+)
 def test_all_sane_json_is_json(value: object) -> None:
     assert values.is_json(json.dumps(value))
     assert values.is_json(json.dumps(value, ensure_ascii=False))
@@ -161,14 +179,27 @@ def test_what_is_no_text(value: object) -> None:
         values.text(value)
 
 
-@given(st.lists(st.lists(st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1)), st.integers(1, 64))
-def test_a_stream_of_lines_is_read_in_any_pieces(rows: list[list[str | None]], size: int) -> None:
-    lines = [copytext.line(row) for row in rows]
-    stream = copytext.LineStream(lines)
+@given(
+    st.lists(st.lists(SANE | st.sampled_from(["\\N", "\\.", "a\tb\nc\\d\r"]), min_size=1)).map(
+        lambda rows: [("\t".join(map(copytext.escape, row)) + "\n").encode() for row in rows]
+    ),
+    st.integers(1, 64),
+)
+def test_a_stream_of_lines_is_read_in_any_pieces(lines: list[bytes], size: int) -> None:
+    stream = copytext.ChunkStream(lines)
     pieces = []
     while piece := stream.read(size):
         assert len(piece) <= size
         pieces.append(piece)
-    assert b"".join(pieces).decode() == "".join(lines)
-    assert [line.count("\t") for line in lines] == [len(row) - 1 for row in rows]
-    assert all(line.count("\n") == 1 and "\r" not in line for line in lines)
+    assert b"".join(pieces) == b"".join(lines)
+    assert copytext.ChunkStream(lines).read() == b"".join(lines[:1])
+    assert all(line.count(b"\n") == 1 and b"\r" not in line for line in lines)
+
+
+@given(SANE | st.sampled_from(["\\N", "\\.", "a\tb\nc\\d\r", "\\t", "\\\\n", ""]))
+def test_an_escaped_field_is_read_as_it_was(text: str) -> None:
+    field = copytext.escape(text)
+    assert not set(field) & set("\t\n\r")
+    assert field != "\\N"
+    marks = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
+    assert re.sub(r"\\(.)", lambda found: marks[found[1]], field) == text

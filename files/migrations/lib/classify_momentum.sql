@@ -13,9 +13,13 @@ LEFT JOIN trading.trades t ON t.trade_id = s.trade_id
              AND t.metadata #>> '{legacy,trade_id}' IS DISTINCT FROM s.metadata #>> '{legacy,trade_id}'))
 -- A named trade never gets another name: the file was put back and numbers its
 -- rows anew, and neither trade may take the other's place.
-LEFT JOIN trading.trades o ON o.bot_id = s.bot_id AND o.metadata ? 'legacy' AND o.metadata #>> '{legacy,table}' = 'trades'
-    AND o.metadata #>> '{legacy,id}' = s._source_id AND o.trade_id <> s.trade_id
-    AND o.metadata #>> '{legacy,trade_id}' IS NOT NULL
+LEFT JOIN LATERAL (
+    SELECT o.id, o.trade_id FROM trading.trades o
+    WHERE o.bot_id = s.bot_id AND o.metadata ? 'legacy' AND o.metadata #>> '{legacy,table}' = 'trades'
+      AND o.metadata #>> '{legacy,id}' = s._source_id AND o.trade_id <> s.trade_id
+      AND o.metadata #>> '{legacy,trade_id}' IS NOT NULL
+    -- By its index, one by one: the planner would read the whole table.
+    LIMIT 1) AS o ON true
 LEFT JOIN trading.positions p ON p.position_id = s.trade_id AND s.exit_time IS NULL
     AND (p.bot_id, p.position_metadata #>> '{legacy,table}') IS DISTINCT FROM (s.bot_id, 'trades')
 LEFT JOIN (SELECT trade_id, (array_agg(ctid ORDER BY _source_id::bigint))[1] AS keeper

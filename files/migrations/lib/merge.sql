@@ -245,7 +245,7 @@ BEGIN
     PERFORM migration.restore_secondary(restore) WHERE cardinality(restore) > 0;
 
     -- Without fresh statistics the planner would take a big table for a small one.
-    IF inserted + updated > 100 THEN
+    IF inserted + updated > greatest(100, (SELECT reltuples / 10 FROM pg_class WHERE oid = m.target_table::regclass)) THEN
         EXECUTE format('ANALYZE %s', m.target_table);
     END IF;
     IF derived THEN

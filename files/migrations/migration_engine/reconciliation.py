@@ -8,7 +8,6 @@ pending: the next run carries it, and it is no difference.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -390,7 +389,11 @@ def summarize(
 
 @dataclass
 class TableReport:
-    """One source table: its rows = migrated + rejected + pending (+ those that differ)."""
+    """One source table: its rows = migrated + rejected + pending (+ those that differ).
+
+    Rows that are here alone: the last run found those `missing_at_source`, the
+    others were `deleted_since`.
+    """
 
     source_table: str
     target_table: str
@@ -400,6 +403,7 @@ class TableReport:
     pending: int = 0
     kept: int = 0
     missing_at_source: int = 0
+    deleted_since: int = 0
     open: dict[str, int] = field(default_factory=dict)
     sums: dict[str, dict[str, str]] = field(default_factory=dict)
     ranges: dict[str, dict[str, Pair]] = field(default_factory=dict)
@@ -520,8 +524,8 @@ def _reconcile_table(cursor: Cursor, bot: Bot, ran: bool, source: Source, table:
     report.hashes = {"source": f"{there.hash & 2**64 - 1:016x}", "target": f"{here.hash & 2**64 - 1:016x}"}
     report.rejected = report.source - there.rows
     blocks = sorted(b for b in there.blocks.keys() | here.blocks.keys() if there.blocks.get(b) != here.blocks.get(b))
+    report.migrated = there.rows
     unexplained = _compare_rows(bot, ran, source, held, table, blocks, rejected, report)
-    report.migrated = here.rows - report.missing_at_source
     if not (blocks or unexplained):
         report.differences += [
             f"the sum of {n} is {here.sums[n]:f}, expected {there.sums[n]:f}"
@@ -550,6 +554,10 @@ def _compare_rows(
 ) -> int:
     """Classify the rows of blocks that differ; how many have no explanation."""
     unexplained = 0
+    held.cursor.execute(
+        "SELECT source_id::bigint FROM migration.missing WHERE bot_id = %s AND source_table = %s", (bot.bot_id, table)
+    )
+    missing = {row[0] for row in held.cursor.fetchall()}
     for start in range(0, len(blocks), 50):
         ranges = [(block * BLOCK, block * BLOCK + BLOCK - 1) for block in blocks[start : start + 50]]
         there = {number: row_hash for number, row_hash in source.rows(table, ranges) if number not in rejected}
@@ -559,13 +567,18 @@ def _compare_rows(
             if number in here:
                 twice.append(number)
             here[number] = row_hash
-        report.missing_at_source += len(here.keys() - there.keys() - rejected)
+        alone = here.keys() - there.keys() - rejected
+        report.missing_at_source += len(alone & missing)
+        report.deleted_since += len(alone - missing)
         differing = sorted(number for number in there if here.get(number) != there[number])
+        report.migrated -= len(differing)
         changed = source.changed(table, differing) if differing else set()
         report.pending += len(changed)
         left = [number for number in differing if number not in changed]
         if ran:
-            report.kept += sum(number in here for number in left)
+            kept = sum(number in here for number in left)
+            report.kept += kept
+            report.migrated += kept
             left = [number for number in left if number not in here]
         if table == "market_data" and left:
             left = _not_held_elsewhere(source, held, left, report)
@@ -603,7 +616,8 @@ def _shown(text: str, other: str) -> str:
         return "NULL"
     if len(text) <= 200:
         return text
-    start = max(0, len(os.path.commonprefix([text, other])) - 60)
+    differs_at = next((at for at, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), 0)
+    start = max(0, differs_at - 60)
     return ("..." if start else "") + text[start : start + 200] + ("..." if len(text) > start + 200 else "")
 
 

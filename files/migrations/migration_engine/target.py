@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ import psycopg2.extensions
 from psycopg2 import sql
 from psycopg2.extras import Json
 
+from .copytext import ChunkStream
 from .errors import MigrationError, RejectsError, TargetError, UsageError
 from .settings import DIRECTORY, Bots
 
 # migration.row_hash of a canonical text {}, for servers that do not know it.
 ROW_HASH = "('x' || encode(substr(sha256(convert_to({}, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint"
-# So many bytes go in one statement: it takes five times their memory.
+# So many bytes are a row of migration.page_digests.
 _PART = 1 << 20
 Connection: TypeAlias = psycopg2.extensions.connection
 Cursor: TypeAlias = psycopg2.extensions.cursor
@@ -169,11 +171,10 @@ def begin_run(
         (bot_id, source, started_at, snapshot_at, mode, engine, Json(position)),
     )
     run_id: int = one(cursor)[0]
-    for start in range(0, len(page_digests), _PART):
-        cursor.execute(
-            "INSERT INTO migration.page_digests VALUES (%s, %s, %s)",
-            (run_id, start // _PART, page_digests[start : start + _PART]),
-        )
+    # By COPY, or the server would log them.
+    parts = (page_digests[start : start + _PART].hex() for start in range(0, len(page_digests), _PART))
+    lines = (f"{run_id}\t{number}\t\\\\x{part}\n".encode() for number, part in enumerate(parts))
+    cursor.copy_expert("COPY migration.page_digests FROM STDIN", ChunkStream(lines), 1 << 16)
     cursor.execute(
         "SELECT set_config('migration.bot_id', %s, true), set_config('migration.run_id', %s, true)",
         (bot_id, str(run_id)),
@@ -275,6 +276,12 @@ def run_main(work: Callable[[], int]) -> int:
     except MigrationError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        print(
+            f"error: unexpected {type(error).__name__}: {error}; nothing is half done: report this bug", file=sys.stderr
+        )
+        return 1
     except KeyboardInterrupt:
         print("error: interrupted; nothing is half done: run this again", file=sys.stderr)
         return 1
