@@ -222,6 +222,14 @@ class Kept(Text):
         legacy[name] = values.text(value) if isinstance(value, str) else _plain(value)
         return None
 
+    def many(self, mapper: Mapper, name: str, column: Sequence[Any], slow: set[int]) -> Cells:
+        numbers = {place for place, value in enumerate(column) if type(value) is int}
+        cells = super().many(mapper, name, column, set() if numbers else slow)
+        for place in numbers:
+            cells.kept[place] = f', "{name}": {column[place]}'
+        slow |= cells.slow - numbers
+        return cells
+
 
 class TradeId(Text):
     """The bot's own name of a trade behind the bot's id; without one, the row's id."""
@@ -330,6 +338,16 @@ class Day(Kind):
 
     def exact(self, mapper: Mapper, name: str, value: Any, legacy: dict[str, Any]) -> str | None:
         return values.day(value).isoformat()
+
+    def many(self, mapper: Mapper, name: str, column: Sequence[Any], slow: set[int]) -> Cells:
+        cells = Cells(slow)
+        for place, value in enumerate(column):
+            try:
+                cells.texts.append(values.day(value).isoformat())
+            except Unmappable:
+                cells.skip(place)
+        cells.kept.clear()
+        return cells
 
 
 class Details(Kind):
