@@ -215,6 +215,7 @@ def test_any_changes_end_where_a_full_run_would(target: Target, shorts: Legacy, 
         assert not any(t["pending"] for bot in report["bots"] for t in bot["tables"])
         gone = sum(t["missing_at_source"] for bot in report["bots"] for t in bot["tables"])
         assert gone == len(missing(target))
+        assert not any(t["deleted_since"] for bot in report["bots"] for t in bot["tables"])
 
     step()
 
@@ -245,7 +246,7 @@ def test_changed_rows_are_pending_until_the_next_run(target: Target, shorts: Leg
     history.connection.commit()
     before = numbers(target, SHORTSELLER_ID)
     assert {name: t["pending"] for name, t in before.items() if t["pending"]} == {"trades": 1, "account_balance": 1}
-    assert before["positions"]["missing_at_source"] == 1
+    assert (before["positions"]["deleted_since"], before["positions"]["missing_at_source"]) == (1, 0)
     assert {name: t["pending"] for name, t in numbers(target, MOMENTUM_ID).items() if t["pending"]} == {
         "trades": 2,
         "risk_events": 1,
@@ -430,7 +431,7 @@ def test_database_restored_from_a_dump(target: Target, shorts: Legacy) -> None:
     target.migrate_shortseller()
     restore(shorts, text)
     found = numbers(target, SHORTSELLER_ID)["trades"]
-    assert (found["pending"], found["missing_at_source"]) == (1, 1)
+    assert (found["pending"], found["deleted_since"], found["missing_at_source"]) == (1, 1, 0)
     result = target.migrate_shortseller()
     # Every row was written by a later transaction.
     assert lines(result, "staged", "updated", "missing_at_source")["trading.trades"] == (50, 1, 1)
@@ -474,7 +475,8 @@ def test_deleted_rows_stay_reported_until_they_reappear(target: Target, shorts: 
         for result, name in zip(run(target), ("trading.positions", "trading.trades"), strict=True):
             assert lines(result, "missing_at_source")[name] == (1,)
         assert missing(target) == [("positions", "4"), ("trades", "200")]
-    assert numbers(target, SHORTSELLER_ID)["positions"]["missing_at_source"] == 1
+    found = numbers(target, SHORTSELLER_ID)["positions"]
+    assert (found["missing_at_source"], found["deleted_since"]) == (1, 0)
     history.connection.execute(f"INSERT INTO trades VALUES ({', '.join('?' * len(row))})", row)
     history.connection.commit()
     shorts.execute("INSERT INTO trading.positions SELECT * FROM trading.kept")

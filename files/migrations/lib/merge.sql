@@ -128,27 +128,24 @@ CREATE OR REPLACE FUNCTION migration.note_missing(m migration.mappings, bot text
 LANGUAGE plpgsql AS $$
 DECLARE
     part jsonb := migration.mapping_sql(m);
-    -- Applied last, because the planner cannot estimate conditions on metadata.
-    gone text := format($sql$
-        INSERT INTO migration.missing (bot_id, source_table, source_id, run_id)
-        SELECT DISTINCT $1, %1$L, %2$s #>> '{legacy,id}', $2::bigint FROM %3$s t LEFT JOIN %%1$s
-        LEFT JOIN migration.rejects r ON r.bot_id = $1 AND r.source_table = %1$L AND r.source_id = %2$s #>> '{legacy,id}'
-        WHERE %4$s = $1 AND %%2$s IS NULL AND %5$s AND r.reject_id IS NULL
-        ON CONFLICT DO NOTHING$sql$,
-        m.source_table, part ->> 'legacy', m.target_table, part ->> 't_bot', part ->> 'legacy_row');
+    staged text := format('SELECT s._source_id FROM %s s WHERE %s = $1', m.source_view, part ->> 's_bot');
+    listed text := format('SELECT i.source_id FROM migration.source_ids i WHERE i.bot_id = $1 AND i.source_table = %L', m.source_table);
 BEGIN
-    IF whole THEN
+    IF whole OR EXISTS (SELECT FROM migration.source_ids i WHERE i.bot_id = bot AND i.source_table = m.source_table) THEN
         DELETE FROM migration.missing k WHERE k.bot_id = bot AND k.source_table = m.source_table;
-        EXECUTE format(gone, format('%s s ON %s = $1 AND %s', m.source_view, part ->> 's_bot', part ->> 'matching'), 's._source_id')
-        USING bot, run;
-    ELSIF EXISTS (SELECT FROM migration.source_ids i WHERE i.bot_id = bot AND i.source_table = m.source_table) THEN
-        DELETE FROM migration.missing k WHERE k.bot_id = bot AND k.source_table = m.source_table;
-        EXECUTE format(gone, format($sql$migration.source_ids i ON i.bot_id = $1 AND i.source_table = %L
-                                         AND i.source_id = %s #>> '{legacy,id}'$sql$, m.source_table, part ->> 'legacy'), 'i.source_id')
-        USING bot, run;
+        -- EXCEPT, because the planner cannot estimate conditions on metadata, and
+        -- would join row by row.
+        EXECUTE format($sql$
+            INSERT INTO migration.missing (bot_id, source_table, source_id, run_id)
+            SELECT $1, %1$L, gone.id, $2 FROM (
+                SELECT %2$s #>> '{legacy,id}' FROM %3$s t WHERE %4$s = $1 AND %5$s
+                EXCEPT (%6$s)
+                EXCEPT SELECT r.source_id FROM migration.rejects r WHERE r.bot_id = $1 AND r.source_table = %1$L) AS gone (id)$sql$,
+            m.source_table, part ->> 'legacy', m.target_table, part ->> 't_bot', part ->> 'legacy_row',
+            CASE WHEN whole THEN staged ELSE listed END) USING bot, run;
     ELSE
-        EXECUTE format('DELETE FROM migration.missing k USING %s s WHERE k.bot_id = $1 AND k.source_table = $2
-                        AND %s = $1 AND k.source_id = s._source_id', m.source_view, part ->> 's_bot') USING bot, m.source_table;
+        EXECUTE format('DELETE FROM migration.missing k WHERE k.bot_id = $1 AND k.source_table = $2 AND k.source_id IN (%s)', staged)
+        USING bot, m.source_table;
         DELETE FROM migration.missing k USING migration.rejects r
         WHERE k.bot_id = bot AND k.source_table = m.source_table
           AND (r.bot_id, r.source_table, r.source_id) = (k.bot_id, k.source_table, k.source_id);

@@ -104,38 +104,38 @@ SELECT s.id::text AS _source_id, s.bot_id, s.total_balance, s.available_balance,
        jsonb_build_object('legacy', legacy_shortseller.legacy('account_balance', s.id, '{}', s.extra)) AS metadata
 FROM legacy_shortseller.account_balance s WHERE s._reject IS NULL;
 
+-- What the bot had before a moment, by its last balance; NULL before the first.
+CREATE OR REPLACE FUNCTION legacy_shortseller.equity_before(bot text, moment timestamptz) RETURNS numeric LANGUAGE sql STABLE AS $$
+    SELECT a.equity FROM trading.account_balance a
+    WHERE a.bot_id = bot AND a.timestamp < moment AND a.equity IS NOT NULL AND a.metadata ? 'legacy'
+    ORDER BY a.timestamp DESC, (a.metadata #>> '{legacy,id}')::bigint DESC LIMIT 1
+$$;
+
 -- The legacy day has no equity: it is the last balance before the day and at
 -- its end (days of the bot's time zone); before the first balance, the initial
 -- capital plus the profit until then. metadata.derived says which.
 CREATE VIEW legacy_shortseller.mapped_risk_metrics AS
 SELECT s.id::text AS _source_id, s.bot_id, s.date,
-       coalesce(opening.equity, migration.money(b.initial_capital + s.before)) AS starting_equity,
-       coalesce(closing.equity, migration.money(b.initial_capital + s.before + coalesce(s.total_pnl, 0))) AS ending_equity,
+       coalesce(s.opening, migration.money(b.initial_capital + s.before)) AS starting_equity,
+       coalesce(s.closing, migration.money(b.initial_capital + s.before + coalesce(s.total_pnl, 0))) AS ending_equity,
        s.total_pnl AS daily_pnl, s.total_trades, s.winning_trades, s.losing_trades, s.win_rate, s.profit_factor,
        s.max_drawdown, s.sharpe_ratio,
        jsonb_build_object(
            'legacy', legacy_shortseller.legacy('risk_metrics', s.id, '{}', s.extra),
            'derived', jsonb_build_object(
-               'starting_equity', CASE WHEN opening.equity IS NULL THEN 'initial_capital + cumulative total_pnl' ELSE 'account_balance' END,
-               'ending_equity', CASE WHEN closing.equity IS NULL THEN 'initial_capital + cumulative total_pnl' ELSE 'account_balance' END)
+               'starting_equity', CASE WHEN s.opening IS NULL THEN 'initial_capital + cumulative total_pnl' ELSE 'account_balance' END,
+               'ending_equity', CASE WHEN s.closing IS NULL THEN 'initial_capital + cumulative total_pnl' ELSE 'account_balance' END)
        ) AS metadata
-FROM (SELECT r.*, coalesce(sum(total_pnl) OVER (PARTITION BY bot_id ORDER BY date
-                           ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
-      FROM legacy_shortseller.risk_metrics r WHERE _reject IS NULL) AS s
-JOIN trading.bots b USING (bot_id)
-CROSS JOIN LATERAL (
-    SELECT coalesce((SELECT config_value #>> '{}' FROM config.bot_configurations c
-                     WHERE c.bot_id = s.bot_id AND c.config_key = 'timezone' AND c.is_active), 'UTC') AS name) AS zone
-LEFT JOIN LATERAL (
-    SELECT equity FROM trading.account_balance a
-    WHERE a.bot_id = s.bot_id AND a.timestamp < s.date::timestamp AT TIME ZONE zone.name
-      AND a.equity IS NOT NULL AND a.metadata ? 'legacy'
-    ORDER BY a.timestamp DESC, (a.metadata #>> '{legacy,id}')::bigint DESC LIMIT 1) AS opening ON true
-LEFT JOIN LATERAL (
-    SELECT equity FROM trading.account_balance a
-    WHERE a.bot_id = s.bot_id AND a.timestamp < (s.date + 1)::timestamp AT TIME ZONE zone.name
-      AND a.equity IS NOT NULL AND a.metadata ? 'legacy'
-    ORDER BY a.timestamp DESC, (a.metadata #>> '{legacy,id}')::bigint DESC LIMIT 1) AS closing ON true;
+FROM (SELECT r.*, legacy_shortseller.equity_before(r.bot_id, r.date::timestamp AT TIME ZONE zone.name) AS opening,
+             legacy_shortseller.equity_before(r.bot_id, (r.date + 1)::timestamp AT TIME ZONE zone.name) AS closing,
+             coalesce(sum(r.total_pnl) OVER (PARTITION BY r.bot_id ORDER BY r.date
+                      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
+      FROM legacy_shortseller.risk_metrics r
+      CROSS JOIN LATERAL (
+          SELECT coalesce((SELECT config_value #>> '{}' FROM config.bot_configurations c
+                           WHERE c.bot_id = r.bot_id AND c.config_key = 'timezone' AND c.is_active), 'UTC') AS name) AS zone
+      WHERE r._reject IS NULL) AS s
+JOIN trading.bots b USING (bot_id);
 
 DELETE FROM migration.mappings WHERE bot_type = 'shortseller';
 INSERT INTO migration.mappings VALUES

@@ -668,7 +668,33 @@ def _check_links(cursor: Cursor, bot: Bot, ran: bool, differences: list[str]) ->
         ),
     }
     if not ran:
+        if bot.bot_type == "shortseller":
+            checks["positions whose total_pnl is not unrealized_pnl + realized_pnl"] = (
+                "SELECT count(*) FROM trading.positions WHERE bot_id = %(bot)s AND position_metadata ? 'legacy'"
+                " AND total_pnl IS DISTINCT FROM migration.money(unrealized_pnl + realized_pnl)"
+            )
+            checks["days whose equity is not what balances and profits make it"] = (
+                "SELECT count(*) FROM (SELECT r.*,"
+                " legacy_shortseller.equity_before(bot_id, date::timestamp AT TIME ZONE %(zone)s) AS opening,"
+                " legacy_shortseller.equity_before(bot_id, (date + 1)::timestamp AT TIME ZONE %(zone)s) AS closing,"
+                " coalesce(sum(daily_pnl) OVER (ORDER BY date ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before"
+                " FROM trading.risk_metrics r WHERE bot_id = %(bot)s AND metadata ? 'legacy') AS s"
+                " JOIN trading.bots b USING (bot_id) WHERE (s.starting_equity, s.ending_equity) IS DISTINCT FROM"
+                " (coalesce(s.opening, migration.money(b.initial_capital + s.before)),"
+                " coalesce(s.closing, migration.money(b.initial_capital + s.before + coalesce(s.daily_pnl, 0))))"
+                # A day that is gone at the source no longer counts there.
+                " AND NOT EXISTS (SELECT FROM migration.missing m WHERE m.bot_id = s.bot_id AND m.source_table = 'risk_metrics')"
+            )
         if bot.bot_type == "momentum":
+            cursor.execute(
+                "SELECT part ->> 'matching', part ->> 'differing' FROM migration.mappings m, migration.mapping_sql(m) AS part"
+                " WHERE m.source_view = 'legacy_momentum.mapped_positions'"
+            )
+            matching, differing = one(cursor)
+            checks["positions that are not as their trades make them"] = (
+                f"SELECT count(*) FROM legacy_momentum.mapped_positions s JOIN trading.positions t ON {matching}"
+                f" WHERE s.bot_id = %(bot)s AND t.bot_id = %(bot)s AND {differing}"
+            )
             checks["open trades have no open position of their size, or the reverse"] = (
                 "SELECT count(*) FROM (SELECT trade_id, symbol, quantity FROM trading.trades WHERE bot_id = %(bot)s AND exit_time IS NULL) AS t"
                 " FULL JOIN (SELECT position_id, symbol, size FROM trading.positions WHERE bot_id = %(bot)s AND status = 'open') AS p"
@@ -680,7 +706,7 @@ def _check_links(cursor: Cursor, bot: Bot, ran: bool, differences: list[str]) ->
                 f"rows of {table} came from nowhere: the bot never ran here, and the migration did not bring them"
             ] = f"SELECT count(*) FROM {table} WHERE bot_id = %(bot)s AND NOT {metadata} ? 'legacy'"
     for text, query in checks.items():
-        cursor.execute(query, {"bot": bot.bot_id})
+        cursor.execute(query, {"bot": bot.bot_id, "zone": bot.timezone})
         found = one(cursor)[0]
         if found:
             differences.append(f"{found} {text}")
