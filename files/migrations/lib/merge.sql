@@ -40,6 +40,7 @@ CREATE OR REPLACE FUNCTION migration.drop_secondary(target regclass, arriving bi
 DECLARE
     item record;
     restore text[] := '{}';
+    patience text := current_setting('lock_timeout');
 BEGIN
     IF arriving < 20000 OR arriving < (SELECT reltuples / 2 FROM pg_class WHERE oid = target)
        OR EXISTS (SELECT FROM trading.bots WHERE last_heartbeat IS NOT NULL) THEN
@@ -48,6 +49,7 @@ BEGIN
     BEGIN
         PERFORM set_config('lock_timeout', '3s', true);
         EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', target);
+        PERFORM set_config('lock_timeout', patience, true);
     EXCEPTION WHEN lock_not_available THEN
         RETURN restore;
     END;
