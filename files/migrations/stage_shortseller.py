@@ -31,7 +31,7 @@ sys.dont_write_bytecode = True
 from migration_engine import settings, target  # noqa: E402
 from migration_engine.progress import Progress, say  # noqa: E402
 from migration_engine.settings import Bot, Bots  # noqa: E402
-from migration_engine.shortseller_source import snapshot  # noqa: E402
+from migration_engine.shortseller_source import Snapshot, Table, snapshot  # noqa: E402
 from migration_engine.target import Connection, Cursor, SourceTable  # noqa: E402
 
 SCHEMA = "legacy_shortseller"
@@ -51,7 +51,7 @@ def stage(cursor: Cursor, bot: Bot, full: bool) -> dict[str, object]:
             base = None
         changed = source.position.changed_since(base.position) if base else None
         target.empty_staging(cursor, SCHEMA, [t.name for t in source.tables], bot.bot_id)
-        cursor.execute("DELETE FROM migration.source_ids WHERE bot_id = %s", (bot.bot_id,))
+        cursor.execute("DELETE FROM migration.gone_ids WHERE bot_id = %s", (bot.bot_id,))
         run_id = target.begin_run(
             cursor,
             bot.bot_id,
@@ -66,30 +66,27 @@ def stage(cursor: Cursor, bot: Bot, full: bool) -> dict[str, object]:
         counts = {}
         for table in source.tables:
             condition = "true" if changed is None or table.name in SMALL else _again(table.name, changed, known)
-            count = source.count(table)
-            staged, row_hash = source.hash(table, condition)
+            blocks = source.blocks(table)
+            count = sum(blocks.values())
+            staged = count if condition == "true" else source.count_where(table, condition)
             source.copy_into(
                 table, bot.bot_id, cursor, SCHEMA, condition, Progress(f"{bot.bot_id}: {table.name}", staged)
             )
             cursor.execute(f"ANALYZE {SCHEMA}.{table.name}")
-            counts[table.name] = SourceTable(
-                table.name, count, staged, condition == "true", None, row_hash, table.canonical_sql()
-            )
+            canonical = table.canonical_sql()
+            counts[table.name] = SourceTable(table.name, count, staged, condition == "true", None, 0, canonical, blocks)
             say(f"{bot.bot_id}: {table.name}: {staged} of {count} rows staged")
         target.run_file(cursor, "classify_shortseller.sql")
         for table in source.tables:
             found = counts[table.name]
-            # What was rejected cannot arrive.
-            refused = target.rejected_ids(cursor, bot.bot_id, table.name)
-            if refused:
-                _, lost = source.hash(table, f"id IN ({', '.join(map(str, map(int, refused)))})")
-                found = dataclasses.replace(found, hash=found.hash - lost)
             if not found.whole and base is not None:
-                before = base.rejected.get(table.name, [])
-                new = target.count_new(cursor, "shortseller", table.name, bot.bot_id, before)
-                if found.row_count != base.row_counts[table.name] + new:
-                    source.copy_ids(table, bot.bot_id, cursor)
-            target.record_table(cursor, run_id, bot.bot_id, found)
+                _note_gone(cursor, bot, source, table, found, base)
+            # What was rejected cannot arrive.
+            cursor.execute(
+                f"SELECT coalesce(sum(_hash), 0) FROM {SCHEMA}.{table.name} WHERE bot_id = %s AND _reject IS NULL",
+                (bot.bot_id,),
+            )
+            target.record_table(cursor, run_id, bot.bot_id, dataclasses.replace(found, hash=target.one(cursor)[0]))
     target.finish_run(cursor, run_id, {"largest_rounding": "0"})
     cursor.execute(
         "SELECT source_table, source_id, reason FROM migration.rejects WHERE bot_id = %s ORDER BY reject_id",
@@ -116,6 +113,17 @@ def stage(cursor: Cursor, bot: Bot, full: bool) -> dict[str, object]:
         "largest_rounding": "0",
         "snapshot_at": source.snapshot_at.isoformat(),
     }
+
+
+def _note_gone(
+    cursor: Cursor, bot: Bot, source: Snapshot, table: Table, found: SourceTable, base: target.BaseRun
+) -> None:
+    """Store the ids that are absent where the number of rows says that some are gone."""
+    new = target.new_by_block(cursor, "shortseller", table.name, bot.bot_id, base.rejected[table.name])
+    before = {int(block): rows for block, rows in base.blocks[table.name].items()}
+    now = found.blocks or {}
+    lost = sorted(b for b in before.keys() | now.keys() if now.get(b, 0) != before.get(b, 0) + new.get(b, 0))
+    target.note_gone(cursor, bot.bot_id, table.name, source.absent(table, lost))
 
 
 def _again(table: str, changed: str, rejected: dict[str, list[str]]) -> str:

@@ -57,7 +57,8 @@ CREATE TABLE IF NOT EXISTS migration.rejects (
 
 -- What a run found in a table of its source: all its rows, those it read,
 -- whether it read them all, and how many went straight into the unified table
--- (NULL: they are staged, to be merged). `hash` is the sum of the hashes of the rows it read,
+-- (NULL: they are staged, to be merged). `blocks`: rows by thousand ids, where
+-- only that tells the next run which rows are gone. `hash` is the sum of the hashes of the rows it read,
 -- as the source gave them, and `canonical` the expression over a row t of the
 -- unified table whose hashes must sum up to the same.
 CREATE TABLE IF NOT EXISTS migration.source_tables (
@@ -67,13 +68,13 @@ CREATE TABLE IF NOT EXISTS migration.source_tables (
     staged BIGINT NOT NULL,
     whole BOOLEAN NOT NULL,
     loaded BIGINT,
+    blocks JSONB,
     hash NUMERIC NOT NULL,
     canonical TEXT NOT NULL,
+    -- Ids; migration.rejects may be that of a later run, which was not merged.
+    rejected TEXT[] NOT NULL,
     PRIMARY KEY (run_id, source_table)
 );
--- Ids of the rows that this run rejected; migration.rejects may be that of a
--- later run, which was not merged.
-ALTER TABLE migration.source_tables ADD COLUMN IF NOT EXISTS rejected TEXT[] NOT NULL DEFAULT '{}';
 DROP TABLE IF EXISTS migration.source_statistics;
 
 -- Migrated rows that the source no longer has: they stay here, and are reported.
@@ -85,8 +86,9 @@ CREATE TABLE IF NOT EXISTS migration.missing (
     PRIMARY KEY (bot_id, source_table, source_id)
 );
 
--- All ids of a source's table, staged where their number says that some are gone.
-CREATE TABLE IF NOT EXISTS migration.source_ids (
+-- Ids that the source does not have, among which the rows lie that are gone since
+-- the last run. Written where a table was read in part.
+CREATE TABLE IF NOT EXISTS migration.gone_ids (
     bot_id TEXT NOT NULL,
     source_table TEXT NOT NULL,
     source_id TEXT NOT NULL

@@ -152,7 +152,7 @@ DROP FUNCTION pg_temp.amount, pg_temp.money, pg_temp.missing, pg_temp.one_of, pg
 DELETE FROM migration.rejects WHERE bot_id = current_setting('migration.bot_id');
 INSERT INTO migration.rejects (run_id, bot_id, source_table, source_id, "row", reason)
 SELECT current_setting('migration.run_id')::bigint, bot_id, source_table, source_id,
-       content - '{bot_id,extra,_reject,trade_id}'::text[] || coalesce(nullif(content -> 'extra', 'null'), '{}'), reason
+       content - '{bot_id,extra,_hash,_reject,trade_id}'::text[] || coalesce(nullif(content -> 'extra', 'null'), '{}'), reason
 FROM (
     SELECT bot_id, 'trades' AS source_table, id::text AS source_id, to_jsonb(s) AS content, _reject AS reason FROM legacy_shortseller.trades s
     UNION ALL SELECT bot_id, 'positions', id::text, to_jsonb(s), _reject FROM legacy_shortseller.positions s

@@ -94,46 +94,47 @@ BEGIN
 END
 $$;
 
--- How many of the bot's staged and rejected rows the run that is built upon did
--- not find; `known` are the ids that it rejected.
-CREATE OR REPLACE FUNCTION migration.count_new(m migration.mappings, bot text, known text[]) RETURNS bigint
+-- The bot's staged and rejected rows that the run that is built upon did not
+-- find; `known` are the ids that it rejected.
+CREATE OR REPLACE FUNCTION migration.new_ids(m migration.mappings, bot text, known text[]) RETURNS SETOF bigint
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     part jsonb := migration.mapping_sql(m);
-    arrived bigint;
     refused text[];
-    held bigint := 0;
 BEGIN
-    EXECUTE format('SELECT count(*) FROM %1$s s WHERE %2$s = $1 AND NOT s._source_id = ANY ($2)
-                    AND (NOT EXISTS (SELECT FROM %3$s t WHERE %4$s AND %5$s = %2$s)
-                         OR EXISTS (SELECT FROM migration.missing k
-                                    WHERE k.bot_id = $1 AND k.source_table = %6$L AND k.source_id = s._source_id))',
-                   m.source_view, part ->> 's_bot', m.target_table, part ->> 'matching', part ->> 't_bot', m.source_table)
-    INTO arrived USING bot, known;
+    RETURN QUERY EXECUTE format('
+        SELECT s._source_id::bigint FROM %1$s s WHERE %2$s = $1 AND NOT s._source_id = ANY ($2)
+        AND (NOT EXISTS (SELECT FROM %3$s t WHERE %4$s AND %5$s = %2$s)
+             OR EXISTS (SELECT FROM migration.missing k
+                        WHERE k.bot_id = $1 AND k.source_table = %6$L AND k.source_id = s._source_id))',
+        m.source_view, part ->> 's_bot', m.target_table, part ->> 'matching', part ->> 't_bot', m.source_table)
+    USING bot, known;
     SELECT array_agg(r.source_id) INTO refused FROM migration.rejects r
     WHERE r.bot_id = bot AND r.source_table = m.source_table AND NOT r.source_id = ANY (known);
     IF refused IS NOT NULL THEN
-        EXECUTE format('SELECT count(*) FROM %1$s t WHERE %2$s = $1 AND %3$s AND %4$s #>> ''{legacy,id}'' = ANY ($2)
-                        AND NOT EXISTS (SELECT FROM migration.missing k
-                                        WHERE k.bot_id = $1 AND k.source_table = %5$L AND k.source_id = %4$s #>> ''{legacy,id}'')',
-                       m.target_table, part ->> 't_bot', part ->> 'legacy_row', part ->> 'legacy', m.source_table)
-        INTO held USING bot, refused;
+        RETURN QUERY EXECUTE format('
+            SELECT n.id::bigint FROM (
+                SELECT unnest($2) AS id
+                EXCEPT SELECT %4$s #>> ''{legacy,id}'' FROM %1$s t WHERE %2$s = $1 AND %3$s AND %4$s #>> ''{legacy,id}'' = ANY ($2)
+                AND NOT EXISTS (SELECT FROM migration.missing k
+                                WHERE k.bot_id = $1 AND k.source_table = %5$L AND k.source_id = %4$s #>> ''{legacy,id}'')) AS n',
+            m.target_table, part ->> 't_bot', part ->> 'legacy_row', part ->> 'legacy', m.source_table)
+        USING bot, refused;
     END IF;
-    RETURN arrived + coalesce(cardinality(refused), 0) - held;
 END
 $$;
 
 -- Keeps migration.missing true: which migrated rows of a table the source no
 -- longer has. Known from the staged rows where a run read the whole table, else
--- from the source's ids where their number did not add up.
+-- found among the ids that the source does not have.
 CREATE OR REPLACE FUNCTION migration.note_missing(m migration.mappings, bot text, run bigint, whole boolean) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
     part jsonb := migration.mapping_sql(m);
     staged text := format('SELECT s._source_id FROM %s s WHERE %s = $1', m.source_view, part ->> 's_bot');
-    listed text := format('SELECT i.source_id FROM migration.source_ids i WHERE i.bot_id = $1 AND i.source_table = %L', m.source_table);
+    key text := CASE WHEN m.keys IN ('{position_id}', '{signal_id}') THEN m.keys[1] END;
 BEGIN
-    IF whole OR EXISTS (SELECT FROM migration.source_ids i WHERE i.bot_id = bot AND i.source_table = m.source_table) THEN
+    IF whole THEN
         DELETE FROM migration.missing k WHERE k.bot_id = bot AND k.source_table = m.source_table;
         -- EXCEPT, because the planner cannot estimate conditions on metadata, and
         -- would join row by row.
@@ -143,14 +144,24 @@ BEGIN
                 SELECT %2$s #>> '{legacy,id}' FROM %3$s t WHERE %4$s = $1 AND %5$s
                 EXCEPT (%6$s)
                 EXCEPT SELECT r.source_id FROM migration.rejects r WHERE r.bot_id = $1 AND r.source_table = %1$L) AS gone (id)$sql$,
-            m.source_table, part ->> 'legacy', m.target_table, part ->> 't_bot', part ->> 'legacy_row',
-            CASE WHEN whole THEN staged ELSE listed END) USING bot, run;
+            m.source_table, part ->> 'legacy', m.target_table, part ->> 't_bot', part ->> 'legacy_row', staged) USING bot, run;
     ELSE
         EXECUTE format('DELETE FROM migration.missing k WHERE k.bot_id = $1 AND k.source_table = $2 AND k.source_id IN (%s)', staged)
         USING bot, m.source_table;
         DELETE FROM migration.missing k USING migration.rejects r
         WHERE k.bot_id = bot AND k.source_table = m.source_table
           AND (r.bot_id, r.source_table, r.source_id) = (k.bot_id, k.source_table, k.source_id);
+        IF EXISTS (SELECT FROM migration.gone_ids g WHERE g.bot_id = bot AND g.source_table = m.source_table) THEN
+            -- By an index, where the table has one that tells its row.
+            EXECUTE format($sql$
+                INSERT INTO migration.missing (bot_id, source_table, source_id, run_id)
+                SELECT DISTINCT $1, %1$L, g.source_id, $2 FROM migration.gone_ids g
+                JOIN %2$s t ON %3$s AND %4$s = $1 AND %5$s AND %6$s #>> '{legacy,id}' = g.source_id
+                WHERE g.bot_id = $1 AND g.source_table = %1$L ON CONFLICT DO NOTHING$sql$,
+                m.source_table, m.target_table,
+                CASE WHEN key IS NULL THEN 'true' ELSE format('t.%I = $1 || ''_legacy_'' || g.source_id', key) END,
+                part ->> 't_bot', part ->> 'legacy_row', part ->> 'legacy') USING bot, run;
+        END IF;
     END IF;
     RETURN (SELECT count(*) FROM migration.missing k WHERE k.bot_id = bot AND k.source_table = m.source_table);
 END
@@ -391,7 +402,7 @@ BEGIN
         -- Only the last merged run is built upon.
         DELETE FROM migration.page_digests d USING migration.runs r
         WHERE r.run_id = d.run_id AND r.bot_id = bot AND r.run_id < run.run_id;
-        DELETE FROM migration.source_ids i WHERE i.bot_id = bot;
+        DELETE FROM migration.gone_ids g WHERE g.bot_id = bot;
         any_change := any_change OR touched;
         reports := reports || report;
     END LOOP;

@@ -4,39 +4,39 @@
 -- a step before. Unlogged: staged rows can be fetched again, and a merge refuses
 -- to run on fewer rows than were staged.
 --
--- `extra` holds columns this project does not know; `_reject` why a row cannot
--- be migrated. A view has the columns of its target, and `_source_id`.
+-- `extra` holds columns this project does not know; `_hash` is the source's hash
+-- of the row; `_reject` says why it cannot be migrated. A view has the columns of its target, and `_source_id`.
 CREATE SCHEMA IF NOT EXISTS legacy_shortseller;
 
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.trades (
     bot_id text NOT NULL, id bigint NOT NULL, symbol text, side text, quantity numeric, price numeric, order_id text,
     exchange_order_id text, status text, strategy text, timestamp timestamptz, executed_at timestamptz, pnl numeric,
-    fees numeric, notes text, extra jsonb, _reject text,
+    fees numeric, notes text, extra jsonb, _hash bigint, _reject text,
     trade_id text GENERATED ALWAYS AS (bot_id || '_' || coalesce(order_id, 'legacy_' || id::text)) STORED
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.positions (
     bot_id text NOT NULL, id bigint NOT NULL, symbol text, side text, size numeric, avg_price numeric,
     unrealized_pnl numeric, realized_pnl numeric, status text, opened_at timestamptz, closed_at timestamptz,
-    stop_loss numeric, take_profit numeric, leverage bigint, extra jsonb, _reject text
+    stop_loss numeric, take_profit numeric, leverage bigint, extra jsonb, _hash bigint, _reject text
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.market_data (
     bot_id text NOT NULL, id bigint NOT NULL, symbol text, timestamp timestamptz, open_price numeric,
     high_price numeric, low_price numeric, close_price numeric, volume numeric, "interval" text,
-    created_at timestamptz, extra jsonb, _reject text
+    created_at timestamptz, extra jsonb, _hash bigint, _reject text
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.signals (
     bot_id text NOT NULL, id bigint NOT NULL, symbol text, signal_type text, strength numeric, price numeric,
     timestamp timestamptz, strategy text, indicators jsonb, executed boolean, execution_id bigint, extra jsonb,
-    _reject text
+    _hash bigint, _reject text
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.account_balance (
     bot_id text NOT NULL, id bigint NOT NULL, total_balance numeric, available_balance numeric, equity numeric,
-    margin_used numeric, unrealized_pnl numeric, timestamp timestamptz, extra jsonb, _reject text
+    margin_used numeric, unrealized_pnl numeric, timestamp timestamptz, extra jsonb, _hash bigint, _reject text
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.risk_metrics (
     bot_id text NOT NULL, id bigint NOT NULL, date date, total_pnl numeric, max_drawdown numeric, win_rate numeric,
     profit_factor numeric, sharpe_ratio numeric, total_trades bigint, winning_trades bigint, losing_trades bigint,
-    extra jsonb, _reject text
+    extra jsonb, _hash bigint, _reject text
 );
 
 -- The part of a row that no column of the unified table holds verbatim. STABLE,

@@ -188,16 +188,22 @@ def stage(cursor: Cursor, copy: Copy, mapper: Mapper, ranges: list[tuple[int, in
 def carry(cursor: Cursor, copy: Copy, bot: Bot, base: BaseRun | None, digests: bytes, rejects: Rejects) -> None:
     """Load or stage all tables of a bot, and record what was found."""
     known = {table: target.rejected_ids(cursor, bot.bot_id, table, base) for table in TABLES}
-    found: dict[str, SourceTable] = {}
+    found: list[SourceTable] = []
     tallies: list[Tally] = []
+    # A bot that numbers its rows anew may have had higher ones.
+    highest = {table: max(copy.highest(table), base.highest[table] if base else 0) for table in TABLES}
     for table in TABLES:
         mapper = Mapper(table, bot.bot_id, find_zone(bot.timezone), copy.extra[table])
         ranges = None
         if base is not None and table not in SMALL:
             ranges = sqlite_pages.changed_ranges(copy.path, copy.connection, table, base.page_digests, digests)
-        if ranges is not None:
+        # Ids with great gaps cannot be gone through one by one.
+        if ranges is not None and highest[table] <= 10 * copy.count(table) + 100_000:
+            target.note_gone(cursor, bot.bot_id, table, copy.absent(table, ranges, highest[table]))
             rejected = [n for n in map(int, known[table]) if not any(low <= n <= high for low, high in ranges)]
             ranges = sorted([*ranges, *((number, number) for number in rejected)])
+        else:
+            ranges = None
         tally = None
         if ranges is None and target.is_first(cursor, "momentum", table, bot.bot_id):
             tally = load_new(cursor, copy, mapper, rejects)
@@ -206,30 +212,27 @@ def carry(cursor: Cursor, copy: Copy, bot: Bot, base: BaseRun | None, digests: b
             tally = stage(cursor, copy, mapper, ranges, rejects)
         tallies.append(tally)
         count = copy.count(table)
-        found[table] = SourceTable(
-            table,
-            count,
-            tally.read,
-            ranges is None,
-            tally.converted if loaded else None,
-            tally.hash,
-            mapper.canonical_sql(),
+        found.append(
+            SourceTable(
+                table,
+                count,
+                tally.read,
+                ranges is None,
+                tally.converted if loaded else None,
+                tally.hash,
+                mapper.canonical_sql(),
+            )
         )
         say(f"{bot.bot_id}: {table}: {tally.read} of {count} rows read, {tally.converted} converted")
     rejects.store(cursor)
-    for table, now in found.items():
+    for now in found:
         target.record_table(cursor, rejects.run_id, bot.bot_id, now)
-        # Their number says whether rows are gone; their ids, which.
-        if not now.whole and base is not None:
-            new = target.count_new(cursor, "momentum", table, bot.bot_id, base.rejected.get(table, []))
-            if now.row_count != base.row_counts[table] + new:
-                lines = (f"{bot.bot_id}\t{table}\t{number}\n".encode() for number in copy.ids(table))
-                cursor.copy_expert("COPY migration.source_ids FROM STDIN", ChunkStream(lines), BUFFER)
     target.finish_run(
         cursor,
         rejects.run_id,
         {
             "timezone": bot.timezone,
+            "highest": highest,
             "largest_rounding": _plain(max(t.largest_rounding[MONEY.places] for t in tallies)),
             "largest_ratio_rounding": _plain(max(t.largest_rounding[RATIO.places] for t in tallies)),
             "ambiguous_times": sum(t.notes["ambiguous"] for t in tallies),

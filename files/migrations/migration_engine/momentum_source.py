@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -98,9 +98,16 @@ class Copy:
         if batch:
             yield batch
 
-    def ids(self, table: str) -> Iterator[int]:
-        """All ids of a table."""
-        return (row[0] for row in self.connection.execute(f"SELECT id FROM {_quoted(table)}"))
+    def highest(self, table: str) -> int:
+        """The highest id of a table; 0 where it is empty."""
+        return self.connection.execute(f"SELECT max(id) FROM {_quoted(table)}").fetchone()[0] or 0
+
+    def absent(self, table: str, ranges: Iterable[tuple[int, int]], highest: int) -> Iterator[int]:
+        """Ids from 1 to `highest` in ranges that a table does not have."""
+        for low, high in ranges:
+            rows = self.connection.execute(f"SELECT id FROM {_quoted(table)} WHERE id BETWEEN ? AND ?", (low, high))
+            present = {row[0] for row in rows}
+            yield from (number for number in range(max(low, 1), min(high, highest) + 1) if number not in present)
 
 
 @contextmanager

@@ -23,9 +23,8 @@ from .momentum_source import Copy, private_copy
 from .progress import Progress
 from .settings import Bot
 from .shortseller_source import Snapshot, Table, snapshot
-from .target import ROW_HASH, BaseRun, Cursor, last_merged, one
+from .target import BLOCK, ROW_HASH, BaseRun, Cursor, last_merged, one
 
-BLOCK = 1000
 NAMED = 5
 Warn = Callable[[str], None]
 Pair = tuple[str | None, str | None]

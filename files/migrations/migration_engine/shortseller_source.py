@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,7 @@ import psycopg2
 from .errors import MigrationError, SourceError
 from .progress import Progress
 from .settings import Bot, legacy_tables
-from .target import ROW_HASH, Cursor, one
+from .target import BLOCK, ROW_HASH, Cursor, one
 
 SCHEMA = "trading"
 _NUMBERS = {"numeric", "smallint", "integer", "bigint"}
@@ -161,35 +161,36 @@ class Snapshot:
         self.cursor.execute(f"SELECT count(*) FROM {SCHEMA}.{table.name}")
         return int(one(self.cursor)[0])
 
-    def hash(self, table: Table, condition: str) -> tuple[int, int]:
-        """Number of the rows that meet a condition, and the sum of their hashes."""
-        hashed = ROW_HASH.format(table.canonical_at_source())
-        self.cursor.execute(f"SELECT count(*), coalesce(sum({hashed}), 0) FROM {SCHEMA}.{table.name} WHERE {condition}")
-        count, total = one(self.cursor)
-        return count, int(total)
+    def blocks(self, table: Table) -> dict[int, int]:
+        """How many rows there are, by block of ids."""
+        self.cursor.execute(f"SELECT id / {BLOCK}, count(*) FROM {SCHEMA}.{table.name} GROUP BY 1")
+        return dict(self.cursor.fetchall())
+
+    def count_where(self, table: Table, condition: str) -> int:
+        """The rows that meet a condition."""
+        self.cursor.execute(f"SELECT count(*) FROM {SCHEMA}.{table.name} WHERE {condition}")
+        return int(one(self.cursor)[0])
+
+    def absent(self, table: Table, blocks: Iterable[int]) -> Iterator[int]:
+        """Ids of blocks that a table does not have."""
+        for block in blocks:
+            first, last = block * BLOCK, block * BLOCK + BLOCK - 1
+            self.cursor.execute(f"SELECT id FROM {SCHEMA}.{table.name} WHERE id BETWEEN {first} AND {last}")
+            present = {row[0] for row in self.cursor.fetchall()}
+            yield from (number for number in range(first, last + 1) if number not in present)
 
     def copy_into(
         self, table: Table, bot_id: str, target: Cursor, schema: str, condition: str, progress: Progress
     ) -> None:
         """Stream rows into their staging table, server to server through a pipe."""
         columns = ", ".join(map(_quoted, table.columns))
+        hashed = ROW_HASH.format(table.canonical_at_source())
         out = (
-            f"COPY (SELECT {_literal(bot_id)}, {columns}, {table.extra_sql()} FROM {SCHEMA}.{table.name}"
+            f"COPY (SELECT {_literal(bot_id)}, {columns}, {table.extra_sql()}, {hashed} FROM {SCHEMA}.{table.name}"
             f" WHERE {condition} ORDER BY id) TO STDOUT"
         )
-        into = f"COPY {schema}.{table.name} (bot_id, {columns}, extra) FROM STDIN"
+        into = f"COPY {schema}.{table.name} (bot_id, {columns}, extra, _hash) FROM STDIN"
         _pipe(self.cursor, out, target, into, progress)
-
-    def copy_ids(self, table: Table, bot_id: str, target: Cursor) -> None:
-        """Stream the ids of a table into migration.source_ids."""
-        out = f"COPY (SELECT {_literal(bot_id)}, {_literal(table.name)}, id FROM {SCHEMA}.{table.name}) TO STDOUT"
-        _pipe(
-            self.cursor,
-            out,
-            target,
-            "COPY migration.source_ids FROM STDIN",
-            Progress(f"{bot_id}: ids of {table.name}", 0),
-        )
 
 
 def _quoted(name: str) -> str:

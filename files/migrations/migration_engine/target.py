@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +22,8 @@ from .settings import DIRECTORY, Bots
 
 # migration.row_hash of a canonical text {}, for servers that do not know it.
 ROW_HASH = "('x' || encode(substr(sha256(convert_to({}, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint"
+# Rows are counted and compared by so many ids.
+BLOCK = 1000
 # So many bytes are a row of migration.page_digests.
 _PART = 1 << 20
 Connection: TypeAlias = psycopg2.extensions.connection
@@ -123,22 +125,29 @@ def empty_staging(cursor: Cursor, schema: str, tables: Sequence[str], bot_id: st
 
 @dataclass(frozen=True)
 class BaseRun:
-    """The last merged run of a bot: what the next one builds upon. `page_digests`: of a SQLite file, or empty."""
+    """The last merged run of a bot: what the next one builds upon.
+
+    `page_digests`: of a SQLite file, or empty; the other dictionaries are by
+    source table, `blocks` by number of a thousand ids below that, `highest` the
+    highest id ever seen.
+    """
 
     run_id: int
     merged_at: datetime
     engine: str | None
     position: dict[str, Any] | None
     page_digests: bytes
-    row_counts: dict[str, int]
     rejected: dict[str, list[str]]
+    blocks: dict[str, dict[str, int]]
+    highest: dict[str, int]
 
 
 def last_merged(cursor: Cursor, bot_id: str) -> BaseRun | None:
     """The last run of a bot whose rows are in the unified tables."""
     cursor.execute(
-        "SELECT run_id, merged_at, engine, position, counts, rejected FROM migration.runs r CROSS JOIN LATERAL"
-        " (SELECT json_object_agg(source_table, row_count) AS counts, json_object_agg(source_table, t.rejected) AS rejected"
+        "SELECT run_id, merged_at, engine, position, rejected, blocks, notes -> 'highest' FROM migration.runs r CROSS JOIN LATERAL"
+        " (SELECT json_object_agg(source_table, t.rejected) AS rejected,"
+        " json_object_agg(source_table, t.blocks) AS blocks"
         " FROM migration.source_tables t WHERE t.run_id = r.run_id) AS found"
         " WHERE bot_id = %s AND merged_at IS NOT NULL ORDER BY run_id DESC LIMIT 1",
         (bot_id,),
@@ -147,9 +156,9 @@ def last_merged(cursor: Cursor, bot_id: str) -> BaseRun | None:
     if row is None:
         return None
     cursor.execute("SELECT digests FROM migration.page_digests WHERE run_id = %s ORDER BY part", (row[0],))
-    run_id, merged_at, engine, position, row_counts, rejected = row
+    run_id, merged_at, engine, position, rejected, blocks, highest = row
     digests = b"".join(part for (part,) in cursor)
-    return BaseRun(run_id, merged_at, engine, position, digests, row_counts or {}, rejected or {})
+    return BaseRun(run_id, merged_at, engine, position, digests, rejected or {}, blocks or {}, highest or {})
 
 
 def begin_run(
@@ -193,13 +202,14 @@ class SourceTable:
     loaded: int | None
     hash: int
     canonical: str
+    blocks: dict[int, int] | None = None
 
 
 def record_table(cursor: Cursor, run_id: int, bot_id: str, table: SourceTable) -> None:
     """Store what a run found in a table, once its rejects are stored."""
     cursor.execute(
-        "INSERT INTO migration.source_tables (run_id, source_table, row_count, staged, whole, loaded, hash, canonical, rejected)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        "INSERT INTO migration.source_tables (run_id, source_table, row_count, staged, whole, loaded, hash, canonical, rejected, blocks)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         (
             run_id,
             table.name,
@@ -210,6 +220,7 @@ def record_table(cursor: Cursor, run_id: int, bot_id: str, table: SourceTable) -
             table.hash,
             table.canonical,
             rejected_ids(cursor, bot_id, table.name),
+            None if table.blocks is None else Json(table.blocks),
         ),
     )
 
@@ -231,15 +242,22 @@ def is_first(cursor: Cursor, bot_type: str, table: str, bot_id: str) -> bool:
     return found
 
 
-def count_new(cursor: Cursor, bot_type: str, table: str, bot_id: str, known: Sequence[str]) -> int:
-    """How many staged or rejected rows of a source table are new here; `known` were rejected by the run to build upon."""
+def new_by_block(cursor: Cursor, bot_type: str, table: str, bot_id: str, known: Sequence[str]) -> dict[int, int]:
+    """How many rows of a source table are new to the run that is built upon, by block of ids; it rejected `known`."""
     cursor.execute(
-        "SELECT migration.count_new(m, %s, %s::text[]) FROM migration.mappings m"
-        " WHERE bot_type = %s AND source_table = %s ORDER BY step LIMIT 1",
-        (bot_id, list(known), bot_type, table),
+        "SELECT n.id / %s, count(*) FROM (SELECT m FROM migration.mappings m WHERE bot_type = %s AND source_table = %s"
+        " ORDER BY step LIMIT 1) AS first, migration.new_ids(first.m, %s, %s::text[]) AS n (id) GROUP BY 1",
+        (BLOCK, bot_type, table, bot_id, list(known)),
     )
-    found: int = one(cursor)[0]
-    return found
+    return dict(cursor.fetchall())
+
+
+def note_gone(cursor: Cursor, bot_id: str, table: str, ids: Iterable[int]) -> None:
+    """Store ids that the source does not have."""
+    lines = (f"{bot_id}\t{table}\t{number}\n".encode() for number in ids)
+    cursor.copy_expert("COPY migration.gone_ids FROM STDIN", ChunkStream(lines), 1 << 18)
+    if cursor.rowcount:
+        cursor.execute("ANALYZE migration.gone_ids")
 
 
 def finish_run(cursor: Cursor, run_id: int, notes: Mapping[str, Any]) -> None:
