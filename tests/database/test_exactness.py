@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
@@ -174,6 +175,7 @@ def rejected(target: Target, table: str) -> dict[str, Row]:
 
 def test_momentum(target: Target, momentum: Momentum) -> None:
     target.sql("003_register_momentum_bot.sql")
+    seen: Counter[str] = Counter()
 
     @EXAMPLES
     @given(
@@ -200,7 +202,7 @@ def test_momentum(target: Target, momentum: Momentum) -> None:
             }
             assert set(migrated) | set(rejects) == set(originals[table])
             assert not set(migrated) & set(rejects)
-            assert migrated
+            seen[table] += len(migrated)
             for number, row in migrated.items():
                 original, legacy = originals[table][number], row["metadata"]["legacy"]
                 assert legacy["table"] == table
@@ -218,6 +220,8 @@ def test_momentum(target: Target, momentum: Momentum) -> None:
     for name in strategies.ZONES:
         target.bot("momentum_001")["timezone"] = name
         check()
+    # An example may have rejects alone.
+    assert set(+seen) == set(MOMENTUM)
 
 
 # Legacy column -> unified column, where its name is another; the metadata column.
@@ -285,6 +289,8 @@ def same_row(table: str, number: int, original: Row, row: Row, trades: dict[int,
 
 
 def test_shortseller(target: Target, legacy: Legacy) -> None:
+    seen: Counter[str] = Counter()
+
     @EXAMPLES
     @given(
         rows_of(
@@ -314,7 +320,7 @@ def test_shortseller(target: Target, legacy: Legacy) -> None:
             assert len(found) == len(migrated)
             assert set(migrated) | set(rejects) == set(originals[table])
             assert not set(migrated) & set(rejects)
-            assert migrated
+            seen[table] += len(migrated)
             for number, row in migrated.items():
                 same_row(table, number, originals[table][number], row, trades)
             for number, kept in rejects.items():
@@ -322,6 +328,7 @@ def test_shortseller(target: Target, legacy: Legacy) -> None:
         assert target.script("reconcile.py", "--bot", "shortseller_001")["ok"] is True
 
     check()
+    assert set(+seen) == set(strategies.SHORTSELLER)
 
 
 def test_clock_changes_in_each_zone(target: Target, momentum: Momentum) -> None:

@@ -8,10 +8,11 @@ pending: the next run carries it, and it is no difference.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -340,19 +341,32 @@ def _summary_of(found: Converted, columns: Sequence[str], spec: Spec, rejected: 
     return summary
 
 
+_MOMENT = re.compile(
+    r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?([+-])(\d\d)(?::(\d\d))?(?::(\d\d))?", re.ASCII
+)
+
+
 def _range(texts: Iterable[str | None]) -> Pair:
-    """First and last of times (with an offset) or dates, in UTC."""
-    found: list[tuple[Any, str]] = []
-    for text in texts:
-        if text is None:
-            continue
+    """First and last of times or dates as PostgreSQL shows them; times in UTC."""
+    found = [_in_order(text) for text in texts if text is not None]
+    return (min(found)[2], max(found)[2]) if found else (None, None)
+
+
+def _in_order(text: str) -> tuple[int, datetime | str, str]:
+    """What a time or a date is sorted by, and how it is shown."""
+    match = _MOMENT.fullmatch(text)
+    if match:
+        local, fraction, sign, *offset = match.groups()
+        hours, minutes, seconds = (int(part or 0) for part in offset)
+        east = timedelta(hours=hours, minutes=minutes, seconds=seconds) * (-1 if sign == "-" else 1)
         try:
-            when = values.moment(text, values.UTC)[0]
-            found.append((when, when.isoformat()))
-        except values.Unmappable:
-            # A date, or infinity.
-            found.append((text, text))
-    return (min(found)[1], max(found)[1]) if found else (None, None)
+            when = datetime.fromisoformat(local).replace(microsecond=int((fraction or "0").ljust(6, "0"))) - east
+            return 0, when, f"{when.isoformat()}+00:00"
+        except OverflowError:
+            return (-1 if local < "5000" else 1), text, text
+    # Before and after the years that Python knows.
+    before = text.startswith("-") or text.endswith("BC")
+    return (-1 if before else 1), text, text
 
 
 def summarize(

@@ -79,7 +79,7 @@ def test_changes_at_the_source_are_pending_until_the_next_run(
     assert play(RECONCILE).code == 0
     found = report()
     assert found["shortseller_001 trades"]["pending"] == 1
-    assert found["shortseller_001 signals"]["pending"] + found["shortseller_001 signals"]["missing_at_source"] >= 1
+    assert found["shortseller_001 signals"]["deleted_since"] == 1
     assert found["momentum_001 system_events"]["pending"] >= 1
 
     run = play(PHASE2, "--tags", "data_migration,reconciliation")
