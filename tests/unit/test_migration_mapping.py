@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "files/migrations"))
-from migration_engine import momentum_mapping, values
+from migration_engine import momentum_columns, momentum_mapping, values
 from migration_engine import settings as inventory
 from migration_engine.errors import UsageError
 from migration_engine.momentum_mapping import Mapper, Reject, row_hash
@@ -78,7 +78,7 @@ def test_the_mapping_knows_every_legacy_column() -> None:
 def test_every_column_is_stored_or_kept() -> None:
     for table, spec in momentum_mapping.TABLES.items():
         for field in spec.fields:
-            assert field.targets or isinstance(field.kind, momentum_mapping.Kept), (table, field.source)
+            assert field.targets or isinstance(field.kind, momentum_columns.Kept), (table, field.source)
 
 
 def test_missing_created_at_is_the_entry() -> None:
@@ -108,7 +108,7 @@ def test_the_engine_reads_no_short_fraction_by_fromisoformat(monkeypatch: pytest
             assert not re.search(r"\.(\d{1,2}|\d{4,5})(?!\d)", text), text
             return module.datetime.fromisoformat(text)
 
-    monkeypatch.setattr(momentum_mapping, "datetime", Strict)
+    monkeypatch.setattr(momentum_columns, "datetime", Strict)
     row, _ = stored("trades", TRADE | {"entry_time": "2025-06-01 12:00:00.500000", "created_at": None})
     assert row["created_at"] == "2025-06-01 12:00:00.5+00"
 
