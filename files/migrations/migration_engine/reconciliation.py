@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from .progress import Progress
-from .reconciliation_sources import SPECS, MomentumSource, Pair, Source, Spec, Summary, Warn, open_source, summarize
+from .reconciliation_sources import SPECS, Pair, Source, Spec, Summary, Warn, open_source, summarize
 from .settings import Bot
 from .target import BLOCK, Cursor, last_merged, one
 
@@ -237,7 +237,7 @@ def _compare_rows(
 def _name_rows(source: Source, held: Held, table: str, ids: Sequence[int]) -> list[str]:
     """What differs in rows, column by column."""
     there = source.texts(table, ids)
-    here = held.texts(ids, "\t" if isinstance(source, MomentumSource) else "\x1f")
+    here = held.texts(ids, source.separator)
     lines = []
     for number in ids:
         if number not in here:

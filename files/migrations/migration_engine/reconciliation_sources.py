@@ -113,13 +113,15 @@ class Source:
     """A snapshot of a bot's legacy store, as reconciliation reads it."""
 
     snapshot_at: datetime
+    # What stands between the parts of a canonical text.
+    separator: str
 
     def columns(self, table: str) -> Sequence[str]:
         """Names of the parts of a canonical text."""
         raise NotImplementedError
 
     def canonical_sql(self, table: str) -> str:
-        """The canonical text of the row {row} of the unified table, and what separates its parts."""
+        """The canonical text of the row {row} of the unified table."""
         raise NotImplementedError
 
     def count(self, table: str) -> int:
