@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 BOT_ID, OTHER_BOT, DYNAMIC = "bot_id", "other_bot", "dynamic"
 SQLITE, CONNECTION, SESSION = "sqlite", "connection", "session"
@@ -30,12 +30,13 @@ class Problem:
     """One thing that is wrong with one place of a source.
 
     `key` is what makes the finding's name: the statement or the setting
-    concerned, never a secret, and nothing that moves with the lines.
+    concerned, nothing that moves with the lines. A statement may hold a secret:
+    a key is hashed, and not shown.
     """
 
     kind: str
     line: int
-    key: str
+    key: str = field(repr=False)
     why: str
     change: str
 

@@ -21,7 +21,7 @@ SINKS = {
 # `execute` is also what trading programs call their orders: of these a text that is not seen says nothing.
 PLAIN_SINKS = {"execute", "executemany", "executescript", "copy_expert", "stream"}
 RECEIVER = re.compile(
-    r"(?:^|_)(?:c|cur|curs|cursor|con|conn|connection|db|database|session|engine|tx|transaction|pg|pool)\d*(?:\(\))?$"
+    r"(?:^|[_.])(?:c|cur|curs|cursor|con|conn|connection|db|database|session|engine|tx|transaction|pg|pool)\d*(?:\(\))?$"
 )
 DATABASE_CALLS = {"execute_values", "execute_batch", "read_sql", "read_sql_query"}
 # Calls whose texts are for people.

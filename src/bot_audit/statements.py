@@ -159,6 +159,11 @@ class Statement:
         return found
 
     @property
+    def whole_rows(self) -> bool:
+        """Whether this is the `VALUES %s` of execute_values, that puts rows in there."""
+        return re.search(r"\bVALUES\s+_value_\d+_", self.prepared, re.I) is not None
+
+    @property
     def key(self) -> str:
         return " ".join(self.sql.split())
 
@@ -182,14 +187,14 @@ class Statement:
     def mended(self, missing: Iterable[tuple[exp.Expr, exp.Table]]) -> str:
         """The statements with bot_id in them, or what to do where that is more than a part of them."""
         for block, table in missing:
-            if advice := mend(block, table):
+            if advice := mend(block, table, self.whole_rows):
                 return advice
         for table in (table for tree in self.trees for table in tree.find_all(exp.Table)):
             if table.db.lower() in UNQUALIFIED and table.name.lower() in SCHEMA_OF and not shadowed(table):
                 table.set("db", exp.to_identifier(SCHEMA_OF[table.name.lower()]))
                 table.set("catalog", None)
         whole = "; ".join(tree.sql("postgres", comments=False) for tree in self.trees)
-        if re.search(r"\bVALUES\s+_value_\d+_", self.prepared, re.I):
+        if self.whole_rows:
             whole = re.sub(r"\bVALUES \((_value_\d+_)\)", r"VALUES \1", whole)
         return masked(self.restored(whole))
 
@@ -252,19 +257,20 @@ def shadowed(table: exp.Table) -> bool:
     name = table.name.lower()
     if table.db:
         return False
-    node: exp.Expr = table
     inside: list[exp.Expr] = []
-    while node.parent is not None:
-        node = node.parent
-        inside.append(node)
-        clause = node.args.get("with_")
-        for cte in clause.expressions if clause else []:
-            if cte.alias.lower() == name and (clause.args.get("recursive") or not any(cte is one for one in inside)):
+    node = table.parent
+    while node is not None:
+        if clause := node.args.get("with_"):
+            named = [cte for cte in clause.expressions if cte.alias.lower() == name]
+            # Its own definition does not see the name, unless it is recursive.
+            if any(clause.args.get("recursive") or not any(cte is one for one in inside) for cte in named):
                 return True
+        inside.append(node)
+        node = node.parent
     return False
 
 
-def mend(block: exp.Expr, table: exp.Table) -> str:
+def mend(block: exp.Expr, table: exp.Table, whole_rows: bool) -> str:
     """Put bot_id into a statement where it lacks it; advice where it takes another statement."""
     value = exp.column("_value_bot_")
     name = shown_table(table)
@@ -278,9 +284,9 @@ def mend(block: exp.Expr, table: exp.Table) -> str:
             return f"Name the columns: INSERT INTO {name} (bot_id, ...) VALUES (%s, ...)"
         schema.set("expressions", [exp.to_identifier("bot_id"), *schema.expressions])
         source = block.args.get("expression")
-        if isinstance(source, exp.Values):
+        if isinstance(source, exp.Values) and not whole_rows:
             for row in source.expressions:
-                if isinstance(row, exp.Tuple) and not only_value(row):
+                if isinstance(row, exp.Tuple):
                     row.set("expressions", [value.copy(), *row.expressions])
         elif isinstance(source, exp.Select):
             source.set("expressions", [value, *source.expressions])
@@ -305,11 +311,6 @@ def confine(block: exp.Expr, table: exp.Table, condition: exp.EQ) -> None:
     if isinstance(rest, exp.Or):
         rest = exp.paren(rest, copy=False)
     block.set("where", exp.Where(this=exp.And(this=condition, expression=rest) if rest else condition))
-
-
-def only_value(row: exp.Tuple) -> bool:
-    """Whether this is the `VALUES %s` of execute_values, that takes whole rows."""
-    return len(row.expressions) == 1 and VALUE.fullmatch(row.expressions[0].name or "") is not None
 
 
 def owner(table: exp.Expr) -> exp.Expr | None:

@@ -7,10 +7,11 @@ import inspect
 import re
 import string
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 PERCENT = re.compile(r"%(?:\((\w+)\))?[-#0 +]*[\d*]*(?:\.[\d*]+)?([sdifgrxa%])")
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef
 # Calls that hand back the text they are given, or nearly so.
 SAME = {"text", "SQL", "dedent", "cleandoc", "str"}
 SAME_METHODS = {"strip", "lstrip", "rstrip", "as_string", "encode", "expandtabs"}
@@ -84,7 +85,6 @@ class Scope:
     events: dict[str, list[Event]] = field(default_factory=dict)
     # Names that are given something we do not follow: parameters, loop variables, imports.
     opaque: set[str] = field(default_factory=set)
-    parameters: set[str] = field(default_factory=set)
     # Lists that grow: their first elements are not all.
     grown: set[str] = field(default_factory=set)
 
@@ -116,85 +116,58 @@ class Texts:
         # Names whose text became part of another: (scope, name) by the place that uses them.
         self.consumed: set[ast.Name] = set()
         self._open: set[tuple[int, str]] = set()
-        self._collect(tree.body, self.module)
+        self._collect(tree, self.module, 0)
 
     # ----- names
 
-    def _collect(self, body: Sequence[ast.stmt], scope: Scope) -> None:
-        for statement in body:
-            self._statement(statement, scope, id(body))
+    def _collect(self, node: ast.AST, scope: Scope, block: int, known: Collection[str] = ()) -> None:
+        """Note what each name is given. `block` tells statements apart that are not run by the same condition."""
+        if isinstance(node, Definition):
+            if not isinstance(node, ast.Lambda):
+                scope.opaque.add(node.name)
+            for outside in outer_expressions(node):
+                self._collect(outside, scope, block)
+            self._enter(node, scope)
+            return
+        if isinstance(node, ast.stmt):
+            known = self._assigned(node, scope, block)
+        elif isinstance(node, ast.Name):
+            if not isinstance(node.ctx, ast.Load) and node.id not in known:
+                scope.opaque.add(node.id)
+        elif isinstance(node, ast.alias):
+            scope.opaque.add((node.asname or node.name).split(".")[0])
+        elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+            scope.opaque.add(node.name)
+        elif isinstance(node, ast.Attribute) and node.attr in {"append", "extend", "insert"}:
+            scope.grown |= {node.value.id} if isinstance(node.value, ast.Name) else set()
+        for _, child in ast.iter_fields(node):
+            children = child if isinstance(child, list) else [child]
+            inner = id(child) if children and isinstance(children[0], ast.stmt) else block
+            for one in children:
+                if isinstance(one, ast.AST):
+                    self._collect(one, scope, inner, known)
 
-    def _statement(self, statement: ast.stmt, scope: Scope, block: int) -> None:
+    def _assigned(self, statement: ast.stmt, scope: Scope, block: int) -> list[str]:
         targets, value = assignment(statement)
         names = [target.id for target in targets if isinstance(target, ast.Name)]
-        if value is not None:
-            for name in names:
-                extends = any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(value))
-                scope.events.setdefault(name, []).append(Event(value, block, extends))
-                if scope.kind == "class":
-                    self.attributes.setdefault(name, []).append(value)
-        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            scope.opaque.add(statement.name)
-            for outside in [*statement.decorator_list, *outer_expressions(statement)]:
-                self._expression(outside, scope, set())
-            self._enter(statement, scope)
-            return
-        for _, child in ast.iter_fields(statement):
-            for node in child if isinstance(child, list) else [child]:
-                if isinstance(node, ast.expr):
-                    self._expression(node, scope, set(names))
-                elif isinstance(node, ast.AST) and not isinstance(node, ast.stmt):
-                    self._clause(node, scope)
-            if isinstance(child, list) and child and isinstance(child[0], ast.stmt):
-                self._collect(child, scope)
-
-    def _clause(self, clause: ast.AST, scope: Scope) -> None:
-        """An except handler, a match case, a with item, an import's alias."""
-        if isinstance(clause, ast.alias):
-            scope.opaque.add((clause.asname or clause.name).split(".")[0])
-        for name in ("name", "rest"):
-            if isinstance(bound := getattr(clause, name, None), str):
-                scope.opaque.add(bound)
-        for _, child in ast.iter_fields(clause):
-            for node in child if isinstance(child, list) else [child]:
-                if isinstance(node, ast.expr):
-                    self._expression(node, scope, set())
-                elif isinstance(node, ast.AST) and not isinstance(node, ast.stmt):
-                    self._clause(node, scope)
-            if isinstance(child, list) and child and isinstance(child[0], ast.stmt):
-                self._collect(child, scope)
-
-    def _expression(self, expression: ast.expr, scope: Scope, known: set[str]) -> None:
-        waiting: list[ast.AST] = [expression]
-        while waiting:
-            node = waiting.pop()
-            if isinstance(node, ast.Lambda):
-                self._enter(node, scope)
-                waiting += outer_expressions(node)
+        for name in names:
+            if value is None:
                 continue
-            if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load) and node.id not in known:
-                scope.opaque.add(node.id)
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and isinstance(node.func.value, ast.Name)
-                and node.func.attr in {"append", "extend", "insert"}
-            ):
-                scope.grown.add(node.func.value.id)
-            waiting += ast.iter_child_nodes(node)
+            extends = any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(value))
+            scope.events.setdefault(name, []).append(Event(value, block, extends))
+            if scope.kind == "class":
+                self.attributes.setdefault(name, []).append(value)
+        return names
 
-    def _enter(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef, scope: Scope) -> None:
-        kind = "class" if isinstance(node, ast.ClassDef) else "function"
-        inner = self.scopes[node] = Scope(scope, kind)
+    def _enter(self, node: Definition, scope: Scope) -> None:
+        inner = self.scopes[node] = Scope(scope, "class" if isinstance(node, ast.ClassDef) else "function")
         if not isinstance(node, ast.ClassDef):
-            arguments = node.args
-            every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
-            inner.parameters = {argument.arg for argument in every if argument}
-            inner.opaque |= inner.parameters
-        if isinstance(node, ast.Lambda):
-            self._expression(node.body, inner, set())
-        else:
-            self._collect(node.body, inner)
+            given = node.args
+            every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            inner.opaque |= {argument.arg for argument in every if argument}
+        body: list[ast.AST] = [node.body] if isinstance(node, ast.Lambda) else [*node.body]
+        for one in body:
+            self._collect(one, inner, id(node))
 
     def versions(self, scope: Scope, name: str) -> list[Version]:
         """The texts that a name is given, one for each time it starts anew."""
@@ -398,11 +371,12 @@ def assignment(statement: ast.stmt) -> tuple[list[ast.expr], ast.expr | None]:
     return [], None
 
 
-def outer_expressions(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef) -> list[ast.expr]:
+def outer_expressions(node: Definition) -> list[ast.expr]:
     """The expressions of a definition that are evaluated outside of it."""
+    decorators = [] if isinstance(node, ast.Lambda) else node.decorator_list
     if isinstance(node, ast.ClassDef):
-        return [*node.bases, *(keyword.value for keyword in node.keywords)]
-    return [*node.args.defaults, *(default for default in node.args.kw_defaults if default)]
+        return [*decorators, *node.bases, *(keyword.value for keyword in node.keywords)]
+    return [*decorators, *node.args.defaults, *(default for default in node.args.kw_defaults if default)]
 
 
 def bindings(tree: ast.Module) -> Iterator[tuple[str, ast.expr, int]]:
