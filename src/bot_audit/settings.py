@@ -112,7 +112,10 @@ def text_problems(text: Text, line: int) -> Iterator[Problem]:
         password = address["password"]
         if password and not OPEN.search(password):
             yield hard_coded(
-                line, f"password in {scheme}://{readable(host)}", f"an address {scheme}://...", "DATABASE_PASSWORD"
+                line,
+                f"password in {scheme}://{readable(host)}",
+                f"an address {scheme}://...",
+                f"{scheme.split('+')[0].upper()}_PASSWORD",
             )
         if scheme.split("+")[0] in {"postgres", "postgresql"} and (host or port):
             yield from place_problems(line, f"{scheme}://", host, port or "")

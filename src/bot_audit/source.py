@@ -53,9 +53,10 @@ def unread(line: int, reason: str) -> Problem:
     return Problem(
         UNREAD,
         line,
-        reason,
+        re.sub(r"\d+", "", reason),
         f"cannot be read: {reason}; nothing in it was checked",
-        "Mend it, take it out of the bot's folder if nothing uses it, or accept it by name.",
+        "Mend it (a source that is too large: raise bot_audit_max_bytes), take it out of the bot's folder if nothing uses"
+        " it, or accept it by name.",
     )
 
 
