@@ -71,7 +71,8 @@ class Source:
         self.found: list[Problem] = []
         # Names that were handed to a database.
         self.certain: set[tuple[int, str]] = set()
-        self.loads: dict[tuple[int, str], list[ast.Name]] = {}
+        self.loads: dict[tuple[int, str], list[ast.AST]] = {}
+        self.attributes: dict[str, list[ast.AST]] = {}
 
     def problems(self) -> Iterator[Problem]:
         yield from settings.import_problems(self.tree)
@@ -95,6 +96,8 @@ class Source:
             if isinstance(node.ctx, ast.Load) and holder is not None:
                 self.loads.setdefault((id(holder), node.id), []).append(node)
             return
+        if isinstance(node, ast.Attribute):
+            self.attributes.setdefault(node.attr, []).append(node)
         if isinstance(node, ast.Call):
             self.call(node, scope, message)
             return
@@ -125,11 +128,8 @@ class Source:
     def inner(self, node: ast.AST, scope: Scope) -> None:
         """What else stands in an expression that is a text: the values that are put into it."""
         for child in ast.iter_child_nodes(node):
-            if (
-                isinstance(child, ast.expr)
-                and self.texts.of(child, scope) is not None
-                and not isinstance(child, ast.Name)
-            ):
+            named = isinstance(child, ast.Name | ast.Attribute)
+            if isinstance(child, ast.expr) and not named and self.texts.of(child, scope) is not None:
                 self.inner(child, scope)
             elif isinstance(child, ast.Constant):
                 continue
@@ -235,7 +235,7 @@ class Source:
         for scope in self.texts.scopes.values():
             for name in scope.events:
                 place = (id(scope), name)
-                used = self.loads.get(place, [])
+                used = self.loads.get(place, []) + (self.attributes.get(name, []) if scope.kind == "class" else [])
                 fragment = bool(used) and all(load in self.texts.consumed for load in used)
                 for version in self.texts.versions(scope, name):
                     if name == "__tablename__":

@@ -384,6 +384,9 @@ class Block:
                 anchored |= self.anchors(condition, anchored) & allowed
             if len(anchored) == before:
                 break
+        for change in self.block.expressions if isinstance(self.block, exp.Update) else []:
+            if isinstance(change, exp.EQ) and change.left.name.lower() == "bot_id":
+                self.is_value(change.right)
         for alias, table in self.tables.items():
             if alias not in anchored:
                 self.blame(table, "a part of it is put in at run time" if cut or self.open_to_more() else "")

@@ -113,8 +113,8 @@ class Texts:
         self.module = Scope(None, "module")
         self.scopes: dict[ast.AST, Scope] = {tree: self.module}
         self.attributes: dict[str, list[ast.expr]] = {}
-        # Names whose text became part of another: (scope, name) by the place that uses them.
-        self.consumed: set[ast.Name] = set()
+        # Uses of a name whose text became part of another.
+        self.consumed: set[ast.AST] = set()
         self._open: set[tuple[int, str]] = set()
         self._collect(tree, self.module, 0)
 
@@ -227,8 +227,7 @@ class Texts:
         return self._consume(node, text) if text is not None else Text((Hole(node),))
 
     def _consume(self, node: ast.expr, text: Text) -> Text:
-        if isinstance(node, ast.Name):
-            self.consumed.add(node)
+        self.consumed.add(node)
         return text
 
     def _name(self, name: str, scope: Scope) -> Text | None:

@@ -167,6 +167,7 @@ def test_the_suggested_statement_passes(sql: str) -> None:
         "INSERT INTO trading.trades (trade_id, bot_id) VALUES (%s, 'lxalgo_001')",
         "INSERT INTO trading.trades (bot_id) SELECT 'lxalgo_001' FROM trading.market_data",
         "DELETE FROM trading.trades WHERE bot_id = 'lxalgo_001'::text",
+        "UPDATE trading.trades SET bot_id = 'lxalgo_001' WHERE bot_id = %s",
     ],
 )
 def test_another_bots_id(sql: str) -> None:
@@ -191,6 +192,14 @@ SOURCES: dict[str, tuple[str, list[str]]] = {
     "by an attribute": (
         'class A:\n    Q = "trades"\n    def f(self):\n        c.execute("DELETE FROM " + self.Q)',
         ["bot_id"],
+    ),
+    "by an attribute, good": (
+        'class A:\n    Q = "SELECT * FROM trades"\n    def f(self):\n        c.execute(self.Q + " WHERE bot_id = %s")',
+        [],
+    ),
+    "by an attribute, alone": (
+        'class A:\n    Q = "SELECT * FROM trades"\n    def f(self):\n        c.execute(self.Q)',
+        ["bot_id", "bot_id"],
     ),
     "an f-string of a value": ('c.execute(f"SELECT * FROM trades WHERE id = {x}")', ["bot_id"]),
     "an f-string, good": ("c.execute(f\"SELECT * FROM trades WHERE bot_id = '{BOT_ID}' AND id = {x}\")", []),
