@@ -517,6 +517,7 @@ def test_the_legacy_bots(bot: str, expected: dict[tuple[str, str], int]) -> None
 GENERIC = "statements made for several tables at run time, of which each is confined to the bot"
 DELIVERED = {
     "trading_db/legacy.py": {"dynamic": GENERIC},
+    "trading_db/statements.py": {"dynamic": GENERIC},
     "trading_db/outbox.py": {"sqlite": "the outbox, which holds what the database cannot take yet"},
     "shortseller/src/database/trade_logger.py": {"dynamic": GENERIC},
     "momentum/database/trade_database.py": {
