@@ -321,6 +321,7 @@ SOURCES: dict[str, tuple[str, list[str]]] = {
     "Python 2": ('print "x"', ["unread"]),
     "a NUL": ("x = '\0'", ["unread"]),
     "nested": ("(" * 5000 + ")" * 5000, ["unread"]),
+    "a long sum": ("x = " + " + ".join("1" * 5000), ["unread"]),
     "nothing": ("", []),
 }
 
