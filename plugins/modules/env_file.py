@@ -210,6 +210,9 @@ def updated(content: bytes, values: Mapping[str, str], absent: Collection[str]) 
             continue
         old = statements[effective[key]]
         mark = old.value[:1].decode() if old.value[:1] in (b"'", b'"') else ""
+        if not value and b"#" in old.tail:
+            # Compose takes a comment behind nothing for the value.
+            mark = mark or "'"
         head = old.head if re.search(rb"[=:][ \t]*\Z", old.head) else old.head.rstrip(b" \t") + b"="
         lines[effective[key]] = head + rendered(value, mark).encode() + old.tail
     return joined(lines, end)
