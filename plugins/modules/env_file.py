@@ -27,7 +27,7 @@ options:
     type: dict
     default: {}
   secrets: {description: Values by key that nobody may see., type: dict, default: {}}
-  absent: {description: Keys to remove, wherever they stand., type: list, elements: str, default: []}
+  absent: {description: Keys to remove wherever they stand., type: list, elements: str, default: []}
   state:
     description:
       - V(present) sets and removes keys.
@@ -345,13 +345,13 @@ class Backup:
         """The file as it should be (None: not there), and whether it keeps somebody else's changes."""
         path = self.path.with_name(self.original) if self.original else None
         original = current(path) if path else None
+        if not self.keys:
+            return content, self.record.exists() and content != original
         if path and original is None:
             self.module.fail_json(
                 msg=f"Backup {path} is not there; expected the original, which {self.record} names. Put it back, or set"
-                f" {', '.join(sorted(self.keys)) or 'nothing'} by hand and remove {self.record}."
+                f" {', '.join(sorted(self.keys))} by hand and remove {self.record}."
             )
-        if not self.keys:
-            return content, self.record.exists() and content != original
         if content is None:
             return original, False
         merged, changed = put_back(original or b"", content, self.keys)
@@ -400,7 +400,6 @@ def main() -> None:
             "group": {"type": "str"},
             "mode": {"type": "raw", "default": "0600"},
         },
-        required_if=[("state", "restored", ["backup"])],
         supports_check_mode=True,
     )
     try:
@@ -423,6 +422,8 @@ def run(module: AnsibleModule) -> None:
     path = resolved(module, Path(module.params["path"]))
     backup = Backup(module, module.params["backup"]) if module.params["backup"] else None
     restore = backup if module.params["state"] == "restored" else None
+    if module.params["state"] == "restored" and not backup:
+        module.fail_json(msg="backup is not given; expected where the original is kept. Say what state: present was told.")
     before = current(path)
     kept = False
     if restore:
