@@ -158,9 +158,25 @@ FROM (SELECT coalesce(sum(total_pnl), 0) AS pnl, coalesce(sum(total_trades), 0):
 -- (its views are the owner's and show all bots), migration or pgbouncer.
 
 GRANT USAGE ON SCHEMA trading, config, audit, delivery TO trading_bots;
-GRANT SELECT, INSERT, DELETE ON
-    trading.orders, trading.fills, trading.trades, trading.positions, trading.signals, trading.account_balance,
-    trading.risk_metrics, trading.funding_payments, trading.bot_heartbeats, delivery.outboxes TO trading_bots;
+
+-- A bot may change everything in its rows but whose they are: what it could
+-- move to its trial id, it could delete.
+DO $$
+DECLARE
+    item regclass;
+    columns text;
+BEGIN
+    FOREACH item IN ARRAY ARRAY[
+        'trading.orders', 'trading.fills', 'trading.trades', 'trading.positions', 'trading.signals',
+        'trading.account_balance', 'trading.risk_metrics', 'trading.funding_payments', 'trading.bot_heartbeats',
+        'delivery.outboxes']
+    LOOP
+        SELECT string_agg(quote_ident(attname), ', ') INTO columns FROM pg_attribute
+        WHERE attrelid = item AND attnum > 0 AND NOT attisdropped AND attname NOT IN ('id', 'bot_id', 'outbox_id');
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE (%s), DELETE ON %s TO trading_bots', columns, item);
+    END LOOP;
+END
+$$;
 -- What was recorded stays: a bot may only say how a risk event ended.
 GRANT SELECT, INSERT, DELETE ON audit.system_events, audit.risk_events TO trading_bots;
 GRANT UPDATE (resolved, resolved_at, resolution_notes) ON audit.risk_events TO trading_bots;
@@ -171,30 +187,20 @@ GRANT UPDATE (status, current_equity, last_heartbeat) ON trading.bots TO trading
 GRANT SELECT, INSERT, UPDATE ON trading.market_data TO trading_bots;
 GRANT SELECT, INSERT ON trading.symbols TO trading_bots;
 
--- A bot reserves the ids of its rows before it can write them. It may change
--- everything in its rows but whose they are: a trade that it could move to its
--- trial id, it could delete.
+-- A bot reserves the ids of its rows before it can write them.
 DO $$
 DECLARE
-    item record;
+    item regclass;
 BEGIN
     FOR item IN
-        SELECT c.oid::regclass AS name, c.relnamespace::regnamespace::text AS schema,
-               pg_get_serial_sequence(c.oid::regclass::text, 'id')::regclass AS ids,
-               string_agg(quote_ident(a.attname), ', ') FILTER (WHERE a.attname NOT IN ('id', 'bot_id')) AS columns
-        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-        WHERE c.relkind = 'r' AND c.relnamespace::regnamespace::text IN ('trading', 'audit')
-          AND has_table_privilege('trading_bots', c.oid, 'INSERT')
-        GROUP BY c.oid
+        SELECT pg_get_serial_sequence(oid::regclass::text, 'id') FROM pg_class
+        WHERE relkind = 'r' AND relnamespace IN ('trading'::regnamespace, 'audit'::regnamespace)
+          AND has_table_privilege('trading_bots', oid, 'INSERT')
     LOOP
-        EXECUTE format('GRANT USAGE ON SEQUENCE %s TO trading_bots', item.ids);
-        IF has_table_privilege('trading_bots', item.name, 'DELETE') AND item.schema = 'trading' THEN
-            EXECUTE format('GRANT UPDATE (%s) ON %s TO trading_bots', item.columns, item.name);
-        END IF;
+        EXECUTE format('GRANT USAGE ON SEQUENCE %s TO trading_bots', item);
     END LOOP;
 END
 $$;
-GRANT UPDATE (last_sequence, updated_at) ON delivery.outboxes TO trading_bots;
 
 -- Row level security on every table with a bot_id. current_user is the role
 -- that PgBouncer logged in for the bot, whatever the bot says; it has names'
