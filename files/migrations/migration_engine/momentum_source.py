@@ -204,11 +204,13 @@ def _copy_pages(path: Path, copy: Path, mode: str) -> None:
     left = restarts = 0
 
     def watch(status: int, remaining: int, _total: int) -> None:
-        nonlocal left, restarts
+        nonlocal deadline, left, restarts
         if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             if time.monotonic() > deadline:
                 raise sqlite3.OperationalError("database is locked")
-        elif remaining > left > 0:
+            return
+        deadline = time.monotonic() + BUSY_SECONDS
+        if remaining > left > 0:
             # The bot wrote between two steps.
             restarts += 1
             if restarts == RESTARTS:
