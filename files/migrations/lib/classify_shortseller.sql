@@ -4,6 +4,8 @@
 -- few rows are found before they are marked, because an UPDATE has one process;
 -- the planner takes them for many, which would have to be handed over.
 SET LOCAL parallel_tuple_cost = 0;
+-- A million names are compared in memory.
+SET LOCAL work_mem = '64MB';
 
 CREATE FUNCTION pg_temp.misfit(name text, value numeric, bound numeric, places integer) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
