@@ -313,12 +313,12 @@ def _check(cursor: Cursor, where: str, warn: Callable[[str], None]) -> list[Tabl
 class _Counted(io.RawIOBase):
     """A stream of COPY text whose lines are counted as they pass."""
 
-    def __init__(self, stream: io.BufferedReader, progress: Progress) -> None:
+    def __init__(self, stream: io.FileIO, progress: Progress) -> None:
         self._stream = stream
         self._progress = progress
 
     def read(self, size: int = -1) -> bytes:
-        data = self._stream.read1(size)
+        data = self._stream.read(size)
         self._progress.add(data.count(b"\n"))
         return data
 
@@ -338,7 +338,7 @@ def _pipe(source: Cursor, out: str, target: Cursor, into: str, progress: Progres
     feeder.start()
     arrived: BaseException | None = None
     try:
-        with os.fdopen(read_end, "rb", _BUFFER) as stream:
+        with os.fdopen(read_end, "rb", 0) as stream:
             target.copy_expert(into, _Counted(stream, progress), _BUFFER)
     except BaseException as error:
         arrived = error
