@@ -22,6 +22,7 @@ import gc
 import json
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -57,9 +58,12 @@ def migrate(connection: Connection, bots: Bots, bot: Bot, accepted: int, full: b
         if base is not None and (full or base.engine != engine):
             base = None
         with private_copy(Path(path), lambda text: say(f"warning: {text}")) as copy:
-            if base is None:
-                copy.check()
-            digests = sqlite_pages.digests(copy.path)
+            # Both read the whole file, and neither holds the interpreter for long.
+            with ThreadPoolExecutor(1) as beside:
+                check = beside.submit(copy.check) if base is None else None
+                digests = sqlite_pages.digests(copy.path)
+            if check:
+                check.result()
             run_id = target.begin_run(
                 cursor,
                 bot.bot_id,

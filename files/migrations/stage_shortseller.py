@@ -32,13 +32,22 @@ from migration_engine import settings, target  # noqa: E402
 from migration_engine.progress import Progress, say  # noqa: E402
 from migration_engine.settings import Bot, Bots  # noqa: E402
 from migration_engine.shortseller_source import Snapshot, Table, snapshot  # noqa: E402
-from migration_engine.target import Connection, Cursor, SourceTable  # noqa: E402
+from migration_engine.target import BLOCK, Connection, Cursor, SourceTable  # noqa: E402
 
 SCHEMA = "legacy_shortseller"
 # A dry run reports rejects; the real merge decides about them.
 ALL = 2**31 - 1
 # One row a day, each from all days before: always fetched as a whole.
 SMALL = ("risk_metrics",)
+# So many blocks of ids are looked up one by one.
+FEW_BLOCKS = 500
+# By which staged rows are joined, beside their ids: no other statistics are needed.
+JOINED = {
+    "trades": ("trade_id",),
+    "market_data": ("symbol", '"interval"', "timestamp"),
+    "signals": ("execution_id",),
+    "risk_metrics": ("date",),
+}
 
 
 def stage(cursor: Cursor, bot: Bot, full: bool) -> dict[str, object]:
@@ -66,13 +75,14 @@ def stage(cursor: Cursor, bot: Bot, full: bool) -> dict[str, object]:
         counts = {}
         for table in source.tables:
             condition = "true" if changed is None or table.name in SMALL else _again(table.name, changed, known)
-            blocks = source.blocks(table)
-            count = sum(blocks.values())
-            staged = count if condition == "true" else source.count_where(table, condition)
-            source.copy_into(
-                table, bot.bot_id, cursor, SCHEMA, condition, Progress(f"{bot.bot_id}: {table.name}", staged)
+            found_blocks = source.blocks(table, condition)
+            blocks = {block: rows for block, (rows, _) in found_blocks.items()}
+            count, staged = sum(blocks.values()), sum(again for _, again in found_blocks.values())
+            where = condition if condition == "true" else _within(found_blocks, condition)
+            source.copy_into(table, bot.bot_id, cursor, SCHEMA, where, Progress(f"{bot.bot_id}: {table.name}", staged))
+            cursor.execute(
+                f"ANALYZE {SCHEMA}.{table.name} ({', '.join(('bot_id', 'id', '_reject', *JOINED.get(table.name, ())))})"
             )
-            cursor.execute(f"ANALYZE {SCHEMA}.{table.name}")
             canonical = table.canonical_sql()
             counts[table.name] = SourceTable(table.name, count, staged, condition == "true", None, 0, canonical, blocks)
             say(f"{bot.bot_id}: {table.name}: {staged} of {count} rows staged")
@@ -137,6 +147,19 @@ def _again(table: str, changed: str, rejected: dict[str, list[str]]) -> str:
         conditions.append(f"execution_id IN (SELECT id FROM trading.trades WHERE {changed})")
         conditions.append(within("execution_id", "trades"))
     return "(" + " OR ".join(conditions) + ")"
+
+
+def _within(blocks: dict[int, tuple[int, int]], condition: str) -> str:
+    """The condition, for rows of those blocks alone where some meet it: by the index on ids, where these are few."""
+    met = sorted(block for block, (_, again) in blocks.items() if again)
+    if len(met) > min(FEW_BLOCKS, len(blocks) // 4):
+        return condition
+    # Division rounds towards zero.
+    ranges = (
+        f"id BETWEEN {block * BLOCK - (BLOCK - 1) * (block <= 0)} AND {block * BLOCK + (BLOCK - 1) * (block >= 0)}"
+        for block in met
+    )
+    return f"({' OR '.join(['false', *ranges])}) AND {condition}"
 
 
 def run(connection: Connection, bots: Bots, only: str | None, full: bool, dry_run: bool) -> dict[str, object]:

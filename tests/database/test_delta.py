@@ -264,6 +264,22 @@ def test_changed_rows_are_pending_until_the_next_run(target: Target, shorts: Leg
         assert not any(t["pending"] for t in numbers(target, bot_id).values())
 
 
+def test_changes_are_found_wherever_their_ids_lie(target: Target, legacy: Legacy) -> None:
+    """Where few blocks of ids have changes, those alone are looked up; ids may be below zero."""
+    ids = [-2000, -1999, -1000, -999, -1, 0, 1, 999, 1000, 1999, *range(2000, 60_000, 500)]
+    legacy.execute(
+        "INSERT INTO trading.trades (id, symbol, side, quantity, price, timestamp)"
+        " SELECT n, 'X', 'Sell', 1, 1, '2025-06-01 12:00Z' FROM unnest(%s) n",
+        ids,
+    )
+    target.migrate_shortseller()
+    for changed in ([-2000, 999], [-1999, -999, 1000], [-1000, 0, 59_500], [-1, 1, 1999, 30_000]):
+        legacy.execute("UPDATE trading.trades SET pnl = coalesce(pnl, 0) + 1 WHERE id = ANY (%s)", changed)
+        found = lines(target.migrate_shortseller(), "staged", "updated")
+        assert found["trading.trades"] == (len(changed), len(changed))
+    assert target.script("reconcile.py", "--bot", SHORTSELLER_ID)["ok"] is True
+
+
 def test_a_signal_follows_its_trade(target: Target, shorts: Legacy) -> None:
     shorts.execute(
         "UPDATE trading.trades SET order_id = NULL WHERE id = 2; UPDATE trading.signals SET executed = true WHERE id = 2"

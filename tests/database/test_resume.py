@@ -238,6 +238,22 @@ def test_killed_while_rows_are_loaded(target: Target, long_history: Momentum) ->
     assert target.script("reconcile.py", "--bot", "momentum_001")["ok"] is True
 
 
+def test_a_name_that_two_rows_have_is_found_when_keys_are_built_again(target: Target, long_history: Momentum) -> None:
+    target.sql("003_register_momentum_bot.sql")
+    with long_history.connection:
+        long_history.connection.execute("UPDATE trades SET trade_id = NULL WHERE id = 1")
+        long_history.connection.execute("UPDATE trades SET trade_id = 'legacy_1' WHERE id = 20000")
+    shape = structure(target)
+    done = target.python(MOMENTUM)
+    assert done.returncode == 3
+    assert "trade_id momentum_001_legacy_1 is also that of another legacy row" in done.stderr
+    assert (target.value("SELECT count(*) FROM trading.trades"), structure(target)) == (0, shape)
+    (counts, *_) = target.script(MOMENTUM, "--accept-rejects", "1")["bots"][0]["tables"]
+    assert (counts["inserted"], counts["rejected"]) == (MANY - 1, 1)
+    assert structure(target) == shape
+    assert target.script("reconcile.py", "--bot", "momentum_001")["ok"] is True
+
+
 def test_killed_while_rows_are_staged(target: Target, long_history: Momentum) -> None:
     target.migrate_momentum()
     before, shape = target.business(), structure(target)

@@ -23,7 +23,8 @@ def test_momentum() -> None:
 def test_shortseller() -> None:
     sql = (MIGRATIONS / "lib/classify_shortseller.sql").read_text()
     known: dict[str, dict[str, set[str]]] = {}
-    for table, body in re.findall(r"^UPDATE legacy_shortseller\.(\w+)(.*?);$", sql, re.DOTALL | re.MULTILINE):
+    refused = r"^CREATE TEMP TABLE refused(.*?);\nUPDATE legacy_shortseller\.(\w+)"
+    for body, table in re.findall(refused, sql, re.DOTALL | re.MULTILINE):
         for column, values in re.findall(r"lower\(s\.(\w+)\) NOT IN \(([^)]*)\)", body):
             known.setdefault(table, {})[column] = set(re.findall(r"'(\w+)'", values))
     expected = SCHEMA["shortseller"]["values"]

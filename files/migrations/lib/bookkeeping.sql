@@ -94,10 +94,17 @@ CREATE TABLE IF NOT EXISTS migration.gone_ids (
     source_id TEXT NOT NULL
 );
 
--- 64 bits of a row's canonical text. Hashes add up, in any order.
+-- 64 bits of a row's canonical text, as the Momentum engine computes them in
+-- Python. Hashes add up, in any order.
 CREATE OR REPLACE FUNCTION migration.row_hash(canonical text) RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT ('x' || encode(substr(sha256(convert_to(canonical, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint
+$$;
+
+-- The hash of a canonical text as an SQL expression. Where both sides are
+-- PostgreSQL, its own hash, which costs next to nothing.
+CREATE OR REPLACE FUNCTION migration.hash_sql(bot_type text, canonical text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT format(CASE bot_type WHEN 'shortseller' THEN 'hashtextextended(%s, 0)' ELSE 'migration.row_hash(%s)' END, canonical)
 $$;
 
 CREATE OR REPLACE FUNCTION migration.check_ledger(name text, actual text) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -144,7 +151,8 @@ CREATE TABLE IF NOT EXISTS migration.mappings (
 -- Whether a column of so many digits before and after the point holds the value.
 CREATE OR REPLACE FUNCTION migration.fits(value numeric, bound numeric, places integer) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT value IS NULL OR (value <> 'NaN' AND abs(value) < bound AND value = round(value, places))
+    -- NaN is greater than any number. Most values end where the column does, and need not be rounded.
+    SELECT value IS NULL OR (value < bound AND value > -bound AND (scale(value) <= places OR value = round(value, places)))
 $$;
 
 -- Money computed here from migrated amounts: NULL rather than an overflow.

@@ -1,36 +1,40 @@
 -- Decides which staged rows of the bot migration.bot_id cannot be migrated, and
 -- why, so that the merge never stumbles over a constraint. The functions are
--- STABLE because format() is: declared IMMUTABLE they would not be inlined.
+-- STABLE because format() is: declared IMMUTABLE they would not be inlined. The
+-- few rows are found before they are marked, because an UPDATE has one process;
+-- the planner takes them for many, which would have to be handed over.
+SET LOCAL parallel_tuple_cost = 0;
+-- A million names are compared in memory.
+SET LOCAL work_mem = '64MB';
 
 CREATE FUNCTION pg_temp.misfit(name text, value numeric, bound numeric, places integer) RETURNS text
-LANGUAGE sql STABLE AS $$
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN NOT migration.fits(value, bound, places)
                 THEN format('%s %s does not fit: expected a number below %s with at most %s decimals', name, value, bound, places) END
 $$;
 
-CREATE FUNCTION pg_temp.money(name text, value numeric) RETURNS text LANGUAGE sql STABLE AS $$
+CREATE FUNCTION pg_temp.money(name text, value numeric) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT pg_temp.misfit(name, value, 1000000000000, 8)
 $$;
 
 -- As money(), and neither missing nor below zero.
-CREATE FUNCTION pg_temp.amount(name text, value numeric) RETURNS text LANGUAGE sql STABLE AS $$
+CREATE FUNCTION pg_temp.amount(name text, value numeric) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN value IS NULL THEN name || ' is missing'
                 WHEN value < 0 THEN format('%s %s is below zero', name, value)
                 ELSE pg_temp.money(name, value) END
 $$;
 
-CREATE FUNCTION pg_temp.missing(name text, value text) RETURNS text LANGUAGE sql STABLE AS $$
+CREATE FUNCTION pg_temp.missing(name text, value text) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN value IS NULL THEN name || ' is missing' END
 $$;
 
-CREATE FUNCTION pg_temp.one_of(name text, value text, known text[]) RETURNS text LANGUAGE sql STABLE AS $$
+CREATE FUNCTION pg_temp.one_of(name text, value text, known text[]) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN value IS NULL THEN name || ' is missing'
                 WHEN lower(value) <> ALL (known) THEN
                     format('unknown %s ''%s'': expected one of %s', name, value, array_to_string(known, ', ')) END
 $$;
 
-UPDATE legacy_shortseller.trades SET _reject = c.reason
-FROM (
+CREATE TEMP TABLE refused AS SELECT c.* FROM (
     SELECT s.ctid AS place, concat_ws('; ',
         CASE WHEN s.symbol IS NULL THEN 'symbol is missing' END,
         CASE WHEN s.side IS NULL OR lower(s.side) NOT IN ('buy', 'sell', 'long', 'short')
@@ -41,19 +45,23 @@ FROM (
         pg_temp.money('pnl', s.pnl), pg_temp.money('fees', s.fees),
         CASE WHEN s.timestamp IS NULL THEN 'timestamp is missing' END,
         CASE WHEN length(s.trade_id) > 100 THEN format('trade_id %s would be longer than 100 characters', s.trade_id) END,
-        CASE WHEN t.id IS NOT NULL THEN format('trade_id %s is already held by another row', s.trade_id) END,
-        CASE WHEN d.keeper <> s.ctid THEN format('trade_id %s is also that of another legacy row', s.trade_id) END) AS reason
+        CASE WHEN t.id IS NOT NULL THEN format('trade_id %s is already held by another row', s.trade_id) END) AS reason
     FROM legacy_shortseller.trades s
     LEFT JOIN trading.trades t ON t.trade_id = s.trade_id
         AND (t.bot_id, t.metadata #>> '{legacy,table}', t.metadata #>> '{legacy,id}') IS DISTINCT FROM (s.bot_id, 'trades', s.id::text)
-    LEFT JOIN (SELECT trade_id, (array_agg(ctid ORDER BY bot_id, id))[1] AS keeper
-               FROM legacy_shortseller.trades GROUP BY trade_id HAVING count(*) > 1) AS d ON d.trade_id = s.trade_id
     WHERE s.bot_id = current_setting('migration.bot_id')
-) AS c
-WHERE ctid = c.place AND c.reason <> '';
+) AS c WHERE c.reason <> '';
+UPDATE legacy_shortseller.trades s SET _reject = r.reason FROM refused r WHERE s.ctid = r.place;
+DROP TABLE refused;
+UPDATE legacy_shortseller.trades s
+SET _reject = concat_ws('; ', s._reject, format('trade_id %s is also that of another legacy row', s.trade_id))
+FROM (SELECT trade_id, (array_agg(id ORDER BY bot_id, id))[1] AS id, min(bot_id) AS bot_id FROM legacy_shortseller.trades
+      WHERE trade_id IN (SELECT trade_id FROM legacy_shortseller.trades GROUP BY trade_id HAVING count(*) > 1)
+      GROUP BY trade_id) AS keeper
+WHERE s.bot_id = current_setting('migration.bot_id') AND s.trade_id = keeper.trade_id
+  AND (s.bot_id, s.id) <> (keeper.bot_id, keeper.id);
 
-UPDATE legacy_shortseller.positions SET _reject = c.reason
-FROM (
+CREATE TEMP TABLE refused AS SELECT c.* FROM (
     SELECT s.ctid AS place, concat_ws('; ',
         CASE WHEN s.symbol IS NULL THEN 'symbol is missing' END,
         CASE WHEN s.side IS NULL OR lower(s.side) NOT IN ('long', 'short', 'buy', 'sell')
@@ -70,13 +78,13 @@ FROM (
     LEFT JOIN trading.positions t ON t.position_id = s.bot_id || '_legacy_' || s.id
         AND (t.bot_id, t.position_metadata #>> '{legacy,table}') IS DISTINCT FROM (s.bot_id, 'positions')
     WHERE s.bot_id = current_setting('migration.bot_id')
-) AS c
-WHERE ctid = c.place AND c.reason <> '';
+) AS c WHERE c.reason <> '';
+UPDATE legacy_shortseller.positions s SET _reject = r.reason FROM refused r WHERE s.ctid = r.place;
+DROP TABLE refused;
 
 -- Candles are shared. One that another source brought must be the same, in the
 -- table or, where neither is there yet, among the staged ones.
-UPDATE legacy_shortseller.market_data SET _reject = c.reason
-FROM (
+CREATE TEMP TABLE refused AS SELECT c.* FROM (
     SELECT s.ctid AS place, concat_ws('; ',
         CASE WHEN s.symbol IS NULL THEN 'symbol is missing' END,
         CASE WHEN s."interval" IS NULL THEN 'interval is missing' END,
@@ -101,11 +109,11 @@ FROM (
             IS DISTINCT FROM (s.open_price, s.high_price, s.low_price, s.close_price, s.volume)
         AND NOT EXISTS (SELECT FROM trading.market_data h WHERE h.symbol = s.symbol AND h."interval" = s."interval" AND h.timestamp = s.timestamp)
     WHERE s.bot_id = current_setting('migration.bot_id')
-) AS c
-WHERE ctid = c.place AND c.reason <> '';
+) AS c WHERE c.reason <> '';
+UPDATE legacy_shortseller.market_data s SET _reject = r.reason FROM refused r WHERE s.ctid = r.place;
+DROP TABLE refused;
 
-UPDATE legacy_shortseller.signals SET _reject = c.reason
-FROM (
+CREATE TEMP TABLE refused AS SELECT c.* FROM (
     SELECT s.ctid AS place, concat_ws('; ',
         CASE WHEN s.symbol IS NULL THEN 'symbol is missing' END,
         CASE WHEN s.signal_type IS NULL OR lower(s.signal_type) NOT IN ('long', 'short', 'close', 'close_long', 'close_short', 'hold')
@@ -119,22 +127,22 @@ FROM (
     LEFT JOIN trading.signals t ON t.signal_id = s.bot_id || '_legacy_' || s.id
         AND (t.bot_id, t.metadata #>> '{legacy,table}') IS DISTINCT FROM (s.bot_id, 'signals')
     WHERE s.bot_id = current_setting('migration.bot_id')
-) AS c
-WHERE ctid = c.place AND c.reason <> '';
+) AS c WHERE c.reason <> '';
+UPDATE legacy_shortseller.signals s SET _reject = r.reason FROM refused r WHERE s.ctid = r.place;
+DROP TABLE refused;
 
-UPDATE legacy_shortseller.account_balance SET _reject = c.reason
-FROM (
+CREATE TEMP TABLE refused AS SELECT c.* FROM (
     SELECT s.ctid AS place, concat_ws('; ',
         pg_temp.money('total_balance', s.total_balance), pg_temp.money('available_balance', s.available_balance),
         pg_temp.money('equity', s.equity), pg_temp.money('margin_used', s.margin_used),
         pg_temp.money('unrealized_pnl', s.unrealized_pnl),
         CASE WHEN s.timestamp IS NULL THEN 'timestamp is missing' END) AS reason
     FROM legacy_shortseller.account_balance s WHERE s.bot_id = current_setting('migration.bot_id')
-) AS c
-WHERE ctid = c.place AND c.reason <> '';
+) AS c WHERE c.reason <> '';
+UPDATE legacy_shortseller.account_balance s SET _reject = r.reason FROM refused r WHERE s.ctid = r.place;
+DROP TABLE refused;
 
-UPDATE legacy_shortseller.risk_metrics SET _reject = c.reason
-FROM (
+CREATE TEMP TABLE refused AS SELECT c.* FROM (
     SELECT s.ctid AS place, concat_ws('; ',
         CASE WHEN s.date IS NULL THEN 'date is missing' WHEN s.date IN ('infinity', '-infinity') THEN 'date is infinite' END,
         pg_temp.money('total_pnl', s.total_pnl), pg_temp.money('max_drawdown', s.max_drawdown),
@@ -144,15 +152,16 @@ FROM (
         pg_temp.misfit('winning_trades', s.winning_trades, 2147483648, 0),
         pg_temp.misfit('losing_trades', s.losing_trades, 2147483648, 0)) AS reason
     FROM legacy_shortseller.risk_metrics s WHERE s.bot_id = current_setting('migration.bot_id')
-) AS c
-WHERE ctid = c.place AND c.reason <> '';
+) AS c WHERE c.reason <> '';
+UPDATE legacy_shortseller.risk_metrics s SET _reject = r.reason FROM refused r WHERE s.ctid = r.place;
+DROP TABLE refused;
 
 DROP FUNCTION pg_temp.amount, pg_temp.money, pg_temp.missing, pg_temp.one_of, pg_temp.misfit;
 
 DELETE FROM migration.rejects WHERE bot_id = current_setting('migration.bot_id');
 INSERT INTO migration.rejects (run_id, bot_id, source_table, source_id, "row", reason)
 SELECT current_setting('migration.run_id')::bigint, bot_id, source_table, source_id,
-       content - '{bot_id,extra,_hash,_reject,trade_id}'::text[] || coalesce(nullif(content -> 'extra', 'null'), '{}'), reason
+       content - '{bot_id,extra,metadata,_hash,_reject,trade_id}'::text[] || coalesce(nullif(content -> 'extra', 'null'), '{}'), reason
 FROM (
     SELECT bot_id, 'trades' AS source_table, id::text AS source_id, to_jsonb(s) AS content, _reject AS reason FROM legacy_shortseller.trades s
     UNION ALL SELECT bot_id, 'positions', id::text, to_jsonb(s), _reject FROM legacy_shortseller.positions s

@@ -32,11 +32,13 @@ BEGIN
 END
 $$;
 
--- Takes the secondary indexes and foreign keys off a table, where rebuilding them
+-- Takes the indexes, keys and foreign keys off a table, where building them again
 -- is cheaper than maintaining them: many rows for a table with few. Returns the
--- statements that bring them back. The table is locked until commit, so never
--- once a bot runs here, and not while someone keeps reading.
-CREATE OR REPLACE FUNCTION migration.drop_secondary(target regclass, arriving bigint) RETURNS text[] LANGUAGE plpgsql AS $$
+-- statements that bring them back, and find out whether keys are held. The table
+-- is locked until commit, so never once a bot runs here, and not while someone
+-- keeps reading.
+DROP FUNCTION IF EXISTS migration.drop_secondary, migration.restore_secondary;
+CREATE OR REPLACE FUNCTION migration.drop_indexes(target regclass, arriving bigint) RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE
     item record;
     restore text[] := '{}';
@@ -54,13 +56,18 @@ BEGIN
         RETURN restore;
     END;
     FOR item IN
-        SELECT format('DROP INDEX %s', i.indexrelid::regclass) AS remove, pg_get_indexdef(i.indexrelid) AS restore
+        SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', target, c.conname) AS remove,
+               format('ALTER TABLE %s ADD CONSTRAINT %I %s', target, c.conname, pg_get_constraintdef(c.oid)) AS restore,
+               c.contype = 'f' AS last
+        FROM pg_constraint c
+        WHERE c.conrelid = target AND c.contype IN ('p', 'u', 'f')
+          -- A key that another table refers to stays.
+          AND NOT EXISTS (SELECT FROM pg_constraint f WHERE f.contype = 'f' AND f.confrelid = target AND f.conindid = c.conindid)
+        UNION ALL
+        SELECT format('DROP INDEX %s', i.indexrelid::regclass), pg_get_indexdef(i.indexrelid), false
         FROM pg_index i
         WHERE i.indrelid = target AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid)
-        UNION ALL
-        SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', target, c.conname),
-               format('ALTER TABLE %s ADD CONSTRAINT %I %s', target, c.conname, pg_get_constraintdef(c.oid))
-        FROM pg_constraint c WHERE c.conrelid = target AND c.contype = 'f'
+        ORDER BY last
     LOOP
         EXECUTE item.remove;
         restore := restore || item.restore;
@@ -69,7 +76,9 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION migration.restore_secondary(statements text[]) RETURNS void LANGUAGE plpgsql AS $$
+-- Two processes sort an index if each has 32 MB for it.
+CREATE OR REPLACE FUNCTION migration.restore_indexes(statements text[]) RETURNS void LANGUAGE plpgsql
+SET maintenance_work_mem = '256MB' AS $$
 DECLARE
     statement text;
 BEGIN
@@ -94,14 +103,22 @@ BEGIN
 END
 $$;
 
+-- Whether few staged rows find theirs among many one by one, in an index. The
+-- planner cannot estimate conditions on metadata, and would read the whole table.
+CREATE OR REPLACE FUNCTION migration.join_by_index(few boolean) RETURNS void LANGUAGE sql AS $$
+    SELECT set_config(name, CASE WHEN few THEN 'off' ELSE 'on' END, true)
+    FROM unnest('{enable_hashjoin,enable_mergejoin}'::text[]) AS name
+$$;
+
 -- The bot's staged and rejected rows that the run that is built upon did not
 -- find; `known` are the ids that it rejected.
 CREATE OR REPLACE FUNCTION migration.new_ids(m migration.mappings, bot text, known text[]) RETURNS SETOF bigint
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     part jsonb := migration.mapping_sql(m);
     refused text[];
 BEGIN
+    PERFORM migration.join_by_index(true);
     RETURN QUERY EXECUTE format('
         SELECT s._source_id::bigint FROM %1$s s WHERE %2$s = $1 AND NOT s._source_id = ANY ($2)
         AND (NOT EXISTS (SELECT FROM %3$s t WHERE %4$s AND %5$s = %2$s)
@@ -121,6 +138,7 @@ BEGIN
             m.target_table, part ->> 't_bot', part ->> 'legacy_row', part ->> 'legacy', m.source_table)
         USING bot, refused;
     END IF;
+    PERFORM migration.join_by_index(false);
 END
 $$;
 
@@ -175,17 +193,17 @@ LANGUAGE plpgsql AS $$
 DECLARE
     part jsonb := migration.mapping_sql(m);
     found numeric;
+    t_hash text := migration.hash_sql(m.bot_type, replace(source.canonical, '{row}', 't'));
+    s_hash text := migration.hash_sql(m.bot_type, replace(source.canonical, '{row}', 's'));
 BEGIN
     IF first THEN
-        EXECUTE format('SELECT coalesce(sum(migration.row_hash(%s)), 0) FROM %s t WHERE %s = $1',
-                       replace(source.canonical, '{row}', 't'), m.target_table, part ->> 't_bot') INTO found USING bot;
+        EXECUTE format('SELECT coalesce(sum(%s), 0) FROM %s t WHERE %s = $1', t_hash, m.target_table, part ->> 't_bot')
+        INTO found USING bot;
     ELSE
         -- A candle that another source brought is there under that source's id:
         -- what the two have in common was compared when rows were classified.
-        EXECUTE format('SELECT coalesce(sum(migration.row_hash(CASE WHEN %s = %s THEN %s ELSE %s END)), 0)
-                        FROM %s s JOIN %s t ON %s WHERE %2$s = $1',
-                       part ->> 't_bot', part ->> 's_bot', replace(source.canonical, '{row}', 't'),
-                       replace(source.canonical, '{row}', 's'), m.source_view, m.target_table, part ->> 'matching')
+        EXECUTE format('SELECT coalesce(sum(CASE WHEN %s = %s THEN %s ELSE %s END), 0) FROM %s s JOIN %s t ON %s WHERE %2$s = $1',
+                       part ->> 't_bot', part ->> 's_bot', t_hash, s_hash, m.source_view, m.target_table, part ->> 'matching')
         INTO found USING bot;
     END IF;
     IF found <> source.hash THEN
@@ -232,6 +250,7 @@ BEGIN
         m.source_view := 'derived_rows';
     END IF;
     EXECUTE format('SELECT count(*) FROM %s s WHERE %s = $1', m.source_view, part ->> 's_bot') INTO mapped USING bot;
+    PERFORM migration.join_by_index(mapped < (SELECT reltuples / 20 FROM pg_class WHERE oid = m.target_table::regclass));
 
     IF overwrite AND NOT first THEN
         EXECUTE format('UPDATE %s t SET (%s) = ROW(%s) FROM %s s WHERE %s AND %s = $1 AND %s = $1 AND %s',
@@ -244,7 +263,7 @@ BEGIN
                        part ->> 'differing') INTO kept USING bot;
     END IF;
     IF first THEN
-        restore := migration.drop_secondary(m.target_table::regclass, mapped);
+        restore := migration.drop_indexes(m.target_table::regclass, mapped);
     END IF;
     -- Staged rows lie in the order of the source, and arrive in it.
     EXECUTE format('INSERT INTO %s (%s) SELECT %s FROM %s s WHERE %s = $1', m.target_table, part ->> 'columns', part ->> 's_columns',
@@ -252,7 +271,7 @@ BEGIN
             || CASE WHEN first THEN '' ELSE format(' AND NOT EXISTS (SELECT FROM %s t WHERE %s)', m.target_table, part ->> 'matching') END
     USING bot;
     GET DIAGNOSTICS inserted = ROW_COUNT;
-    PERFORM migration.restore_secondary(restore) WHERE cardinality(restore) > 0;
+    PERFORM migration.restore_indexes(restore) WHERE cardinality(restore) > 0;
 
     -- Without fresh statistics the planner would take a big table for a small one.
     IF inserted + updated > greatest(100, (SELECT reltuples / 10 FROM pg_class WHERE oid = m.target_table::regclass)) THEN
@@ -272,6 +291,7 @@ BEGIN
         RAISE NOTICE '%: %: % rows compared, % new, % changed, % rows/s', bot, m.target_table, mapped, inserted, updated,
             round(mapped / extract(epoch FROM clock_timestamp() - began));
     END IF;
+    PERFORM migration.join_by_index(false);
     RETURN migration.table_result(m, derived, source, mapped, inserted, updated, kept, rejected, missing);
 END
 $$;

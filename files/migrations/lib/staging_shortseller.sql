@@ -4,62 +4,64 @@
 -- a step before. Unlogged: staged rows can be fetched again, and a merge refuses
 -- to run on fewer rows than were staged.
 --
--- `extra` holds columns this project does not know; `_hash` is the source's hash
--- of the row; `_reject` says why it cannot be migrated. A view has the columns of its target, and `_source_id`.
+-- `extra` holds columns this project does not know, `metadata` what the row gets
+-- there (migration_engine/shortseller_source.py); `_hash` is the source's hash
+-- of the row; `_reject` says why it cannot be migrated. A view has the columns
+-- of its target, and `_source_id`.
 CREATE SCHEMA IF NOT EXISTS legacy_shortseller;
+
+-- Staged by an earlier version: to be fetched again.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('legacy_shortseller.trades')
+               AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = pg_class.oid AND attname = 'metadata')) THEN
+        DROP TABLE legacy_shortseller.trades, legacy_shortseller.positions, legacy_shortseller.market_data,
+            legacy_shortseller.signals, legacy_shortseller.account_balance, legacy_shortseller.risk_metrics CASCADE;
+    END IF;
+END
+$$;
 
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.trades (
     bot_id text NOT NULL, id bigint NOT NULL, symbol text, side text, quantity numeric, price numeric, order_id text,
     exchange_order_id text, status text, strategy text, timestamp timestamptz, executed_at timestamptz, pnl numeric,
-    fees numeric, notes text, extra jsonb, _hash bigint, _reject text,
+    fees numeric, notes text, extra jsonb, metadata jsonb, _hash bigint, _reject text,
     trade_id text GENERATED ALWAYS AS (bot_id || '_' || coalesce(order_id, 'legacy_' || id::text)) STORED
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.positions (
     bot_id text NOT NULL, id bigint NOT NULL, symbol text, side text, size numeric, avg_price numeric,
     unrealized_pnl numeric, realized_pnl numeric, status text, opened_at timestamptz, closed_at timestamptz,
-    stop_loss numeric, take_profit numeric, leverage bigint, extra jsonb, _hash bigint, _reject text
+    stop_loss numeric, take_profit numeric, leverage bigint, extra jsonb, metadata jsonb, _hash bigint, _reject text
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.market_data (
     bot_id text NOT NULL, id bigint NOT NULL, symbol text, timestamp timestamptz, open_price numeric,
     high_price numeric, low_price numeric, close_price numeric, volume numeric, "interval" text,
-    created_at timestamptz, extra jsonb, _hash bigint, _reject text
+    created_at timestamptz, extra jsonb, metadata jsonb, _hash bigint, _reject text
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.signals (
     bot_id text NOT NULL, id bigint NOT NULL, symbol text, signal_type text, strength numeric, price numeric,
     timestamp timestamptz, strategy text, indicators jsonb, executed boolean, execution_id bigint, extra jsonb,
-    _hash bigint, _reject text
+    metadata jsonb, _hash bigint, _reject text
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.account_balance (
     bot_id text NOT NULL, id bigint NOT NULL, total_balance numeric, available_balance numeric, equity numeric,
-    margin_used numeric, unrealized_pnl numeric, timestamp timestamptz, extra jsonb, _hash bigint, _reject text
+    margin_used numeric, unrealized_pnl numeric, timestamp timestamptz, extra jsonb, metadata jsonb, _hash bigint, _reject text
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.risk_metrics (
     bot_id text NOT NULL, id bigint NOT NULL, date date, total_pnl numeric, max_drawdown numeric, win_rate numeric,
     profit_factor numeric, sharpe_ratio numeric, total_trades bigint, winning_trades bigint, losing_trades bigint,
-    extra jsonb, _hash bigint, _reject text
+    extra jsonb, metadata jsonb, _hash bigint, _reject text
 );
-
--- The part of a row that no column of the unified table holds verbatim. STABLE,
--- as what it calls, or it would not be inlined.
-CREATE OR REPLACE FUNCTION legacy_shortseller.legacy(source_table text, id bigint, kept jsonb, extra jsonb) RETURNS jsonb
-LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT coalesce(extra, '{}') || jsonb_strip_nulls(kept) || jsonb_build_object('table', source_table, 'id', id)
-$$;
 
 DROP VIEW IF EXISTS legacy_shortseller.mapped_trades, legacy_shortseller.mapped_positions,
     legacy_shortseller.mapped_market_data, legacy_shortseller.mapped_signals,
     legacy_shortseller.mapped_account_balance, legacy_shortseller.mapped_risk_metrics;
+DROP FUNCTION IF EXISTS legacy_shortseller.legacy;
 
 CREATE VIEW legacy_shortseller.mapped_trades AS
 SELECT s.id::text AS _source_id, s.bot_id, s.trade_id, s.symbol, s.exchange_order_id, lower(s.side) AS side, s.quantity,
        s.price AS entry_price, s.timestamp AS entry_time, s.executed_at AS exit_time, s.pnl AS pnl_usd, s.fees,
        CASE lower(s.status) WHEN 'canceled' THEN 'cancelled' ELSE lower(s.status) END AS status,
-       s.strategy, s.notes, s.timestamp AS created_at,
-       jsonb_build_object('legacy', legacy_shortseller.legacy('trades', s.id, jsonb_build_object(
-           'order_id', s.order_id,
-           'side', CASE WHEN s.side <> lower(s.side) THEN s.side END,
-           'status', CASE WHEN s.status NOT IN ('pending', 'partially_filled', 'filled', 'cancelled', 'rejected', 'expired')
-                          THEN s.status END), s.extra)) AS metadata
+       s.strategy, s.notes, s.timestamp AS created_at, s.metadata
 FROM legacy_shortseller.trades s WHERE s._reject IS NULL;
 
 CREATE VIEW legacy_shortseller.mapped_positions AS
@@ -68,18 +70,13 @@ SELECT s.id::text AS _source_id, s.bot_id, s.bot_id || '_legacy_' || s.id AS pos
        s.size, s.avg_price AS avg_entry_price, s.leverage, s.unrealized_pnl, s.realized_pnl,
        migration.money(s.unrealized_pnl + s.realized_pnl) AS total_pnl, s.stop_loss, s.take_profit,
        lower(s.status) AS status, s.opened_at, s.closed_at, coalesce(s.closed_at, s.opened_at) AS last_updated,
-       s.opened_at AS created_at,
-       jsonb_build_object('legacy', legacy_shortseller.legacy('positions', s.id, jsonb_build_object(
-           'side', CASE WHEN s.side NOT IN ('long', 'short') THEN s.side END,
-           'status', CASE WHEN s.status <> lower(s.status) THEN s.status END), s.extra)) AS position_metadata
+       s.opened_at AS created_at, s.metadata AS position_metadata
 FROM legacy_shortseller.positions s WHERE s._reject IS NULL;
 
 CREATE VIEW legacy_shortseller.mapped_market_data AS
 SELECT s.id::text AS _source_id, s.bot_id AS _bot_id, s.symbol, s."interval", s.timestamp, b.exchange, s.open_price,
        s.high_price, s.low_price, s.close_price, s.volume, s.bot_id AS data_source,
-       coalesce(s.created_at, s.timestamp) AS created_at,
-       jsonb_build_object('legacy', legacy_shortseller.legacy('market_data', s.id, jsonb_build_object(
-           'bot_id', s.bot_id), s.extra)) AS metadata
+       coalesce(s.created_at, s.timestamp) AS created_at, s.metadata
 FROM legacy_shortseller.market_data s LEFT JOIN trading.bots b USING (bot_id) WHERE s._reject IS NULL;
 
 -- This bot only opens shorts, so its `close` closes one.
@@ -87,12 +84,7 @@ CREATE VIEW legacy_shortseller.mapped_signals AS
 SELECT s.id::text AS _source_id, s.bot_id, s.bot_id || '_legacy_' || s.id AS signal_id, s.symbol,
        CASE lower(s.signal_type) WHEN 'close' THEN 'close_short' ELSE lower(s.signal_type) END AS signal_type,
        s.strength, s.price, s.timestamp, s.strategy, s.indicators, coalesce(s.executed, false) AS executed,
-       t.trade_id AS execution_trade_id, s.timestamp AS created_at,
-       jsonb_build_object('legacy', legacy_shortseller.legacy('signals', s.id, jsonb_build_object(
-           'execution_id', s.execution_id,
-           'executed', CASE WHEN s.executed IS NULL THEN 'null' END,
-           'signal_type', CASE WHEN s.signal_type NOT IN ('long', 'short', 'close_long', 'close_short', 'hold')
-                               THEN s.signal_type END), s.extra)) AS metadata
+       t.trade_id AS execution_trade_id, s.timestamp AS created_at, s.metadata
 FROM legacy_shortseller.signals s
 LEFT JOIN trading.trades t ON t.bot_id = s.bot_id AND t.metadata ? 'legacy'
     AND t.metadata #>> '{legacy,table}' = 'trades' AND t.metadata #>> '{legacy,id}' = s.execution_id::text
@@ -101,7 +93,7 @@ WHERE s._reject IS NULL;
 CREATE VIEW legacy_shortseller.mapped_account_balance AS
 SELECT s.id::text AS _source_id, s.bot_id, s.total_balance, s.available_balance, s.equity, s.margin_used,
        s.unrealized_pnl, s.timestamp, 'periodic' AS snapshot_type, 'legacy' AS data_source, s.timestamp AS created_at,
-       jsonb_build_object('legacy', legacy_shortseller.legacy('account_balance', s.id, '{}', s.extra)) AS metadata
+       s.metadata
 FROM legacy_shortseller.account_balance s WHERE s._reject IS NULL;
 
 -- What the bot had before a moment, by its last balance; NULL before the first.
@@ -120,11 +112,9 @@ SELECT s.id::text AS _source_id, s.bot_id, s.date,
        coalesce(s.closing, migration.money(b.initial_capital + s.before + coalesce(s.total_pnl, 0))) AS ending_equity,
        s.total_pnl AS daily_pnl, s.total_trades, s.winning_trades, s.losing_trades, s.win_rate, s.profit_factor,
        s.max_drawdown, s.sharpe_ratio,
-       jsonb_build_object(
-           'legacy', legacy_shortseller.legacy('risk_metrics', s.id, '{}', s.extra),
-           'derived', jsonb_build_object(
-               'starting_equity', CASE WHEN s.opening IS NULL THEN 'initial_capital + cumulative total_pnl' ELSE 'account_balance' END,
-               'ending_equity', CASE WHEN s.closing IS NULL THEN 'initial_capital + cumulative total_pnl' ELSE 'account_balance' END)
+       s.metadata || jsonb_build_object('derived', jsonb_build_object(
+           'starting_equity', CASE WHEN s.opening IS NULL THEN 'initial_capital + cumulative total_pnl' ELSE 'account_balance' END,
+           'ending_equity', CASE WHEN s.closing IS NULL THEN 'initial_capital + cumulative total_pnl' ELSE 'account_balance' END)
        ) AS metadata
 FROM (SELECT r.*, legacy_shortseller.equity_before(r.bot_id, r.date::timestamp AT TIME ZONE zone.name) AS opening,
              legacy_shortseller.equity_before(r.bot_id, (r.date + 1)::timestamp AT TIME ZONE zone.name) AS closing,

@@ -104,7 +104,7 @@ class Number(Kind):
                     continue
                 # The binary value rounds as its shortest repr does, but for a tie.
                 if not (below < cut < above or cut == "5"):
-                    texts(form % value)
+                    texts(text[:end] if cut < "5" else form % value)
                     kept(start + text)
                     continue
             legacy: dict[str, Any] = {}

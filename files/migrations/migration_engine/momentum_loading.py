@@ -152,12 +152,12 @@ def load_new(cursor: Cursor, copy: Copy, mapper: Mapper, rejects: Rejects) -> Ta
     place = rejects.file.tell()
     cursor.execute("SAVEPOINT loading")
     try:
-        cursor.execute("SELECT migration.drop_secondary(%s::regclass, %s)", (table, copy.count(mapper.table)))
+        cursor.execute("SELECT migration.drop_indexes(%s::regclass, %s)", (table, copy.count(mapper.table)))
         restore = target.one(cursor)[0]
         tally = copy_rows(cursor, f"{table} ({', '.join(mapper.target_columns)})", copy, mapper, None, False, rejects)
         if restore:
             say(f"{mapper.bot_id}: {mapper.table}: {tally.converted} rows stored, building indexes")
-        cursor.execute("SELECT migration.restore_secondary(%s::text[])", (restore,))
+        cursor.execute("SELECT migration.restore_indexes(%s::text[])", (restore,))
         cursor.execute(f"ANALYZE {table}")
     except psycopg2.IntegrityError:
         cursor.execute("ROLLBACK TO SAVEPOINT loading")

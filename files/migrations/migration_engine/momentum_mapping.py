@@ -213,13 +213,16 @@ class Mapper:
         return "concat_ws(E'\\t', " + ", ".join(f"coalesce({part}, '\\N')" for part in parts) + ")"
 
 
-_sha256 = hashlib.sha256
+# A copy of it costs less than another.
+_new_sha256 = hashlib.sha256().copy
 _first_64_bits = struct.Struct(">q24x").unpack
 
 
 def row_hash(canonical: bytes) -> int:
     """64 bits of a row's canonical text, signed: migration.row_hash of trading_db."""
-    (found,) = _first_64_bits(_sha256(canonical).digest())
+    digest = _new_sha256()
+    digest.update(canonical)
+    (found,) = _first_64_bits(digest.digest())
     return int(found)
 
 

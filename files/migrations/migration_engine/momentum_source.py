@@ -8,9 +8,10 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -67,8 +68,9 @@ class Copy:
         return parallel.shares(share, processes)
 
     def check(self) -> None:
-        """Raise SourceError where the copy is damaged."""
-        problems = [str(row[0]) for row in self.connection.execute("PRAGMA quick_check(5)")]
+        """Raise SourceError where the copy is damaged. Any thread may ask."""
+        with closing(_connect(self.path)) as connection:
+            problems = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
         if problems != ["ok"]:
             raise SourceError(f"{self.source} is damaged: {'; '.join(problems)}; restore it from a backup")
 
@@ -156,7 +158,7 @@ def private_copy(path: Path, warn: Callable[[str], None]) -> Iterator[Copy]:
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
     # What is not UTF-8 must not stop the run: its row is rejected.
-    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
     return connection
 
 

@@ -64,11 +64,13 @@ class Held:
     bot_id: str
     spec: Spec
     canonical: str
+    hashed: str
     condition: str
     number: str
 
     @classmethod
-    def of(cls, cursor: Cursor, bot: Bot, table: str, spec: Spec, canonical: str) -> Held:
+    def of(cls, cursor: Cursor, bot: Bot, table: str, spec: Spec, source: Source) -> Held:
+        canonical = source.canonical_sql(table).replace("{row}", "t")
         legacy = f"t.{spec.metadata}"
         owner = f"{legacy} #>> '{{legacy,bot_id}}'" if spec.target == "trading.market_data" else "t.bot_id"
         condition = f"WHERE {owner} = %(bot)s AND {legacy} ? 'legacy' AND {legacy} #>> '{{legacy,table}}' = '{table}'"
@@ -76,7 +78,8 @@ class Held:
             cursor,
             bot.bot_id,
             spec,
-            canonical.replace("{row}", "t"),
+            canonical,
+            source.row_hash.format(canonical),
             condition,
             f"({legacy} #>> '{{legacy,id}}')::bigint",
         )
@@ -84,15 +87,21 @@ class Held:
     def summary(self) -> Summary:
         same = {name: name for name in self.spec.sums}
         times = {name: name for name in self.spec.times}
-        hashed = f"migration.row_hash({self.canonical})"
         return summarize(
-            self.cursor, self.number, hashed, f"{self.spec.target} t", self.condition, same, times, {"bot": self.bot_id}
+            self.cursor,
+            self.number,
+            self.hashed,
+            f"{self.spec.target} t",
+            self.condition,
+            same,
+            times,
+            {"bot": self.bot_id},
         )
 
     def rows(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         for low, high in ranges:
             self.cursor.execute(
-                f"SELECT {self.number}, migration.row_hash({self.canonical}) FROM {self.spec.target} t"
+                f"SELECT {self.number}, {self.hashed} FROM {self.spec.target} t"
                 f" {self.condition} AND {self.number} BETWEEN {low} AND {high}",
                 {"bot": self.bot_id},
             )
@@ -153,7 +162,7 @@ def _reconcile_history(
 
 
 def _reconcile_table(cursor: Cursor, bot: Bot, ran: bool, source: Source, table: str, spec: Spec) -> TableReport:
-    held = Held.of(cursor, bot, table, spec, source.canonical_sql(table))
+    held = Held.of(cursor, bot, table, spec, source)
     cursor.execute(
         "SELECT source_id::bigint FROM migration.rejects WHERE bot_id = %s AND source_table = %s", (bot.bot_id, table)
     )

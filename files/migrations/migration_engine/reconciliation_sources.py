@@ -17,8 +17,8 @@ from .momentum_mapping import Converted
 from .momentum_source import Copy, private_copy
 from .progress import Progress
 from .settings import Bot
-from .shortseller_source import Snapshot, Table, snapshot
-from .target import BLOCK, ROW_HASH, BaseRun, Cursor
+from .shortseller_source import ROW_HASH, Snapshot, Table, snapshot
+from .target import BLOCK, BaseRun, Cursor
 
 Warn = Callable[[str], None]
 Pair = tuple[str | None, str | None]
@@ -115,6 +115,8 @@ class Source:
     snapshot_at: datetime
     # What stands between the parts of a canonical text.
     separator: str
+    # Its hash, as an SQL expression over the text {}.
+    row_hash: str
 
     def columns(self, table: str) -> Sequence[str]:
         """Names of the parts of a canonical text."""
@@ -151,6 +153,7 @@ class Source:
 
 class ShortsellerSource(Source):
     separator = "\x1f"
+    row_hash = ROW_HASH
 
     def __init__(self, found: Snapshot, position: dict[str, Any] | None) -> None:
         self.found = found
@@ -171,7 +174,7 @@ class ShortsellerSource(Source):
     def summary(self, table: str, spec: Spec, rejected: set[int], progress: Progress) -> Summary:
         text = self.tables[table].canonical_at_source()
         condition = f"WHERE id NOT IN ({', '.join(map(str, rejected))})" if rejected else ""
-        hashed = ROW_HASH.format(text)
+        hashed = self.row_hash.format(text)
         found = summarize(self.found.cursor, "id", hashed, f"trading.{table}", condition, spec.sums, spec.times, {})
         progress.add(found.rows)
         return found
@@ -180,7 +183,9 @@ class ShortsellerSource(Source):
         text = self.tables[table].canonical_at_source()
         cursor = self.found.cursor
         for low, high in ranges:
-            cursor.execute(f"SELECT id, {ROW_HASH.format(text)} FROM trading.{table} WHERE id BETWEEN {low} AND {high}")
+            cursor.execute(
+                f"SELECT id, {self.row_hash.format(text)} FROM trading.{table} WHERE id BETWEEN {low} AND {high}"
+            )
             yield from cursor.fetchall()
 
     def texts(self, table: str, ids: Sequence[int]) -> dict[int, Sequence[str]]:
@@ -202,6 +207,7 @@ class ShortsellerSource(Source):
 
 class MomentumSource(Source):
     separator = "\t"
+    row_hash = "migration.row_hash({})"
 
     def __init__(self, copy: Copy, bot: Bot, digests: bytes) -> None:
         self.copy = copy

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO
+from typing import Any
 
 import psycopg2
 
 from .errors import MigrationError, SourceError
+from .parallel import wide_pipe
 from .progress import Progress
 from .settings import Bot, legacy_tables
-from .target import BLOCK, ROW_HASH, Cursor, one
+from .target import BLOCK, Cursor, one
 
 SCHEMA = "trading"
-_NUMBERS = {"numeric", "smallint", "integer", "bigint"}
+# The hash of a canonical text {} on either server: migration.hash_sql.
+ROW_HASH = "hashtextextended({}, 0)"
+_BUFFER = 1 << 18
+_INTEGERS = {"smallint", "integer", "bigint"}
+_NUMBERS = {"numeric", *_INTEGERS}
 _TEXTS = {"text", "character varying", "character"}
 _TIMES = {"timestamp with time zone"}
 _TYPES: dict[str, set[str]] = {
@@ -64,13 +70,28 @@ RESTORED: dict[str, dict[str, str]] = {
     "account_balance": {},
     "risk_metrics": {"total_pnl": "{row}.daily_pnl"},
 }
-KEPT = {
-    "trades": ("order_id", "side", "status"),
-    "positions": ("side", "status"),
-    "market_data": ("bot_id",),
-    "signals": ("execution_id", "executed", "signal_type"),
-    "account_balance": (),
-    "risk_metrics": (),
+# What a row keeps under `legacy` beside its table and id, from the legacy row:
+# what no column of the unified table holds verbatim.
+_STATUSES = "'pending', 'partially_filled', 'filled', 'cancelled', 'rejected', 'expired'"
+_SIGNALS = "'long', 'short', 'close_long', 'close_short', 'hold'"
+KEPT: dict[str, dict[str, str]] = {
+    "trades": {
+        "order_id": "order_id",
+        "side": "CASE WHEN side <> lower(side) THEN side END",
+        "status": f"CASE WHEN status NOT IN ({_STATUSES}) THEN status END",
+    },
+    "positions": {
+        "side": "CASE WHEN side NOT IN ('long', 'short') THEN side END",
+        "status": "CASE WHEN status <> lower(status) THEN status END",
+    },
+    "market_data": {"bot_id": "{bot}"},
+    "signals": {
+        "execution_id": "execution_id",
+        "executed": "CASE WHEN executed IS NULL THEN 'null'::text END",
+        "signal_type": f"CASE WHEN signal_type NOT IN ({_SIGNALS}) THEN signal_type END",
+    },
+    "account_balance": {},
+    "risk_metrics": {},
 }
 
 
@@ -83,11 +104,11 @@ class Table:
     types: dict[str, str]
     extra: list[str]
 
-    def _canonical(self, values: dict[str, str], extra: str) -> str:
+    def _canonical(self, values: dict[str, str], exact: set[str], extra: str) -> str:
         parts = []
         for column in self.columns:
             value = values[column]
-            if self.types[column] in _NUMBERS:
+            if self.types[column] in _NUMBERS and column not in exact:
                 value = f"trim_scale(({value})::numeric)"
             elif self.types[column] == "json":
                 value = f"{value}::jsonb"
@@ -101,7 +122,8 @@ class Table:
         values = {column: _quoted(column) for column in self.columns}
         if self.name == "market_data":
             values["created_at"] = "coalesce(created_at, timestamp)"
-        return self._canonical(values, self.extra_sql())
+        integers = {column for column in self.columns if self.types[column] in _INTEGERS}
+        return self._canonical(values, integers, self.extra_sql())
 
     def canonical_sql(self) -> str:
         """The same text from the row {row} of the unified table."""
@@ -109,11 +131,22 @@ class Table:
         values = (
             {column: f"{{row}}.{_quoted(column)}" for column in self.columns} | {"id": "l.id"} | RESTORED[self.name]
         )
-        kept = KEPT[self.name]
-        members = "{" + ",".join(("table", "id", *kept)) + "}"
+        members = "{" + ",".join(("table", "id", *KEPT[self.name])) + "}"
         extra = f"({{row}}.{metadata} -> 'legacy') - '{members}'::text[]"
-        columns = ", ".join(f"{name} text" for name in ("id", *kept))
-        return f"(SELECT {self._canonical(values, extra)} FROM jsonb_to_record({{row}}.{metadata} -> 'legacy') AS l ({columns}))"
+        shown = self._canonical(values, {"id"}, extra)
+        # No subquery over the members, because that would keep other processes from helping.
+        return re.sub(r"\bl\.(\w+)", rf"({{row}}.{metadata} #>> '{{legacy,\1}}')", shown)
+
+    def metadata_at_source(self, bot_id: str) -> str:
+        """What `metadata` is to hold, as an SQL expression: text, because building jsonb there costs thrice that."""
+        kept = "".join(
+            f""", ', "{name}": ' || to_json({value.format(bot=_literal(bot_id) + "::text")})"""
+            for name, value in KEPT[self.name].items()
+        )
+        text = f"""concat('{{"legacy": {{"table": "{self.name}", "id": ', id{kept}, '}}}}')"""
+        return (
+            f"jsonb_build_object('legacy', {self.extra_sql()} || ({text}::jsonb -> 'legacy'))" if self.extra else text
+        )
 
     def extra_sql(self) -> str:
         """Unknown columns as one JSON object."""
@@ -161,15 +194,12 @@ class Snapshot:
         self.cursor.execute(f"SELECT count(*) FROM {SCHEMA}.{table.name}")
         return int(one(self.cursor)[0])
 
-    def blocks(self, table: Table) -> dict[int, int]:
-        """How many rows there are, by block of ids."""
-        self.cursor.execute(f"SELECT id / {BLOCK}, count(*) FROM {SCHEMA}.{table.name} GROUP BY 1")
-        return dict(self.cursor.fetchall())
-
-    def count_where(self, table: Table, condition: str) -> int:
-        """The rows that meet a condition."""
-        self.cursor.execute(f"SELECT count(*) FROM {SCHEMA}.{table.name} WHERE {condition}")
-        return int(one(self.cursor)[0])
+    def blocks(self, table: Table, condition: str) -> dict[int, tuple[int, int]]:
+        """How many rows there are, and how many meet a condition, by block of ids: one look at each row."""
+        self.cursor.execute(
+            f"SELECT id / {BLOCK}, count(*), count(*) FILTER (WHERE {condition}) FROM {SCHEMA}.{table.name} GROUP BY 1"
+        )
+        return {block: (rows, met) for block, rows, met in self.cursor.fetchall()}
 
     def absent(self, table: Table, blocks: Iterable[int]) -> Iterator[int]:
         """Ids of blocks that a table does not have."""
@@ -184,12 +214,12 @@ class Snapshot:
     ) -> None:
         """Stream rows into their staging table, server to server through a pipe."""
         columns = ", ".join(map(_quoted, table.columns))
-        hashed = ROW_HASH.format(table.canonical_at_source())
+        metadata, hashed = table.metadata_at_source(bot_id), ROW_HASH.format(table.canonical_at_source())
         out = (
-            f"COPY (SELECT {_literal(bot_id)}, {columns}, {table.extra_sql()}, {hashed} FROM {SCHEMA}.{table.name}"
-            f" WHERE {condition} ORDER BY id) TO STDOUT"
+            f"COPY (SELECT {_literal(bot_id)}, {columns}, {table.extra_sql()}, {metadata}, {hashed}"
+            f" FROM {SCHEMA}.{table.name} WHERE {condition} ORDER BY id) TO STDOUT"
         )
-        into = f"COPY {schema}.{table.name} (bot_id, {columns}, extra, _hash) FROM STDIN"
+        into = f"COPY {schema}.{table.name} (bot_id, {columns}, extra, metadata, _hash) FROM STDIN"
         _pipe(self.cursor, out, target, into, progress)
 
 
@@ -283,7 +313,7 @@ def _check(cursor: Cursor, where: str, warn: Callable[[str], None]) -> list[Tabl
 class _Counted(io.RawIOBase):
     """A stream of COPY text whose lines are counted as they pass."""
 
-    def __init__(self, stream: BinaryIO, progress: Progress) -> None:
+    def __init__(self, stream: io.FileIO, progress: Progress) -> None:
         self._stream = stream
         self._progress = progress
 
@@ -294,12 +324,12 @@ class _Counted(io.RawIOBase):
 
 
 def _pipe(source: Cursor, out: str, target: Cursor, into: str, progress: Progress) -> None:
-    read_end, write_end = os.pipe()
+    read_end, write_end = wide_pipe()
     failures: list[BaseException] = []
 
     def feed() -> None:
         try:
-            with os.fdopen(write_end, "wb") as stream:
+            with os.fdopen(write_end, "wb", _BUFFER) as stream:
                 source.copy_expert(out, stream)
         except BaseException as error:  # handed to the other thread
             failures.append(error)
@@ -308,8 +338,8 @@ def _pipe(source: Cursor, out: str, target: Cursor, into: str, progress: Progres
     feeder.start()
     arrived: BaseException | None = None
     try:
-        with os.fdopen(read_end, "rb") as stream:
-            target.copy_expert(into, _Counted(stream, progress))
+        with os.fdopen(read_end, "rb", 0) as stream:
+            target.copy_expert(into, _Counted(stream, progress), _BUFFER)
     except BaseException as error:
         arrived = error
     feeder.join()

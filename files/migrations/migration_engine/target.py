@@ -20,8 +20,6 @@ from .copytext import ChunkStream
 from .errors import MigrationError, RejectsError, TargetError, UsageError
 from .settings import DIRECTORY, Bots
 
-# migration.row_hash of a canonical text {}, for servers that do not know it.
-ROW_HASH = "('x' || encode(substr(sha256(convert_to({}, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint"
 # Rows are counted and compared by so many ids.
 BLOCK = 1000
 # So many bytes are a row of migration.page_digests.
@@ -114,10 +112,12 @@ def prepare(cursor: Cursor, bot_type: str) -> None:
 
 def empty_staging(cursor: Cursor, schema: str, tables: Sequence[str], bot_id: str) -> None:
     """Forget what was staged for a bot before."""
+    # The rows themselves may be many. Only a bot on PostgreSQL has such a position.
+    cursor.execute("SELECT EXISTS (SELECT FROM migration.runs WHERE bot_id <> %s AND position ? 'server')", (bot_id,))
+    others = one(cursor)[0]
     for table in tables:
         name = sql.Identifier(schema, table)
-        cursor.execute(sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE bot_id <> %s)").format(name), (bot_id,))
-        if one(cursor)[0]:
+        if others:
             cursor.execute(sql.SQL("DELETE FROM {} WHERE bot_id = %s").format(name), (bot_id,))
         else:
             cursor.execute(sql.SQL("TRUNCATE {}").format(name))
