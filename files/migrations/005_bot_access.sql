@@ -158,16 +158,32 @@ FROM (SELECT coalesce(sum(total_pnl), 0) AS pnl, coalesce(sum(total_trades), 0):
 -- (its views are the owner's and show all bots), migration or pgbouncer.
 
 GRANT USAGE ON SCHEMA trading, config, audit, delivery TO trading_bots;
-GRANT SELECT, INSERT, UPDATE, DELETE ON
-    trading.orders, trading.fills, trading.trades, trading.positions, trading.signals, trading.account_balance,
-    trading.risk_metrics, trading.funding_payments, trading.bot_heartbeats, delivery.outboxes TO trading_bots;
+
+-- A bot may change everything in its rows but whose they are: what it could
+-- move to its trial id, it could delete.
+DO $$
+DECLARE
+    item regclass;
+    columns text;
+BEGIN
+    FOREACH item IN ARRAY ARRAY[
+        'trading.orders', 'trading.fills', 'trading.trades', 'trading.positions', 'trading.signals',
+        'trading.account_balance', 'trading.risk_metrics', 'trading.funding_payments', 'trading.bot_heartbeats',
+        'delivery.outboxes']
+    LOOP
+        SELECT string_agg(quote_ident(attname), ', ') INTO columns FROM pg_attribute
+        WHERE attrelid = item AND attnum > 0 AND NOT attisdropped AND attname NOT IN ('id', 'bot_id', 'outbox_id');
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE (%s), DELETE ON %s TO trading_bots', columns, item);
+    END LOOP;
+END
+$$;
 -- What was recorded stays: a bot may only say how a risk event ended.
 GRANT SELECT, INSERT, DELETE ON audit.system_events, audit.risk_events TO trading_bots;
 GRANT UPDATE (resolved, resolved_at, resolution_notes) ON audit.risk_events TO trading_bots;
 -- Registration, limits and configuration are the inventory's.
 GRANT SELECT ON trading.bots, config.bot_configurations TO trading_bots;
 GRANT UPDATE (status, current_equity, last_heartbeat) ON trading.bots TO trading_bots;
--- Shared by all bots, so nobody may take away what another relies on.
+-- Shared by all bots: none takes away what another relies on.
 GRANT SELECT, INSERT, UPDATE ON trading.market_data TO trading_bots;
 GRANT SELECT, INSERT ON trading.symbols TO trading_bots;
 
@@ -177,10 +193,9 @@ DECLARE
     item regclass;
 BEGIN
     FOR item IN
-        SELECT pg_get_serial_sequence(c.oid::regclass::text, 'id')::regclass
-        FROM pg_class c
-        WHERE c.relkind = 'r' AND c.relnamespace IN ('trading'::regnamespace, 'audit'::regnamespace)
-          AND has_table_privilege('trading_bots', c.oid, 'INSERT')
+        SELECT pg_get_serial_sequence(oid::regclass::text, 'id') FROM pg_class
+        WHERE relkind = 'r' AND relnamespace IN ('trading'::regnamespace, 'audit'::regnamespace)
+          AND has_table_privilege('trading_bots', oid, 'INSERT')
     LOOP
         EXECUTE format('GRANT USAGE ON SEQUENCE %s TO trading_bots', item);
     END LOOP;
@@ -188,7 +203,8 @@ END
 $$;
 
 -- Row level security on every table with a bot_id. current_user is the role
--- that PgBouncer logged in for the bot, whatever the bot says.
+-- that PgBouncer logged in for the bot, whatever the bot says; it has names'
+-- collation, with which no index on bot_id could be used.
 DO $$
 DECLARE
     item regclass;
@@ -205,7 +221,7 @@ BEGIN
     LOOP
         EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', item);
         EXECUTE format('CREATE POLICY own_rows ON %s TO trading_bots '
-                       'USING (bot_id IN (current_user, current_user || ''_trial''))', item);
+                       'USING (bot_id = ANY (ARRAY[current_user::text, current_user || ''_trial''] COLLATE "default"))', item);
         EXECUTE format('CREATE POLICY deletes_trials_only ON %s AS RESTRICTIVE FOR DELETE TO trading_bots '
                        'USING (bot_id = current_user || ''_trial'')', item);
         IF grafana THEN

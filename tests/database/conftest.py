@@ -74,6 +74,14 @@ class Server:
                 for statement in statements:
                     cursor.execute(statement)
 
+    def run(self, *command: str, stdin: str = "") -> str:
+        """What a client program inside the container prints; it must succeed."""
+        done = subprocess.run(
+            ["docker", "exec", "-i", self.container, *command], input=stdin, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def psql(self, database: str, file: Path, user: str, **variables: object) -> subprocess.CompletedProcess[str]:
         options = [option for name, value in variables.items() for option in ("-v", f"{name}={value}")]
         return subprocess.run(
