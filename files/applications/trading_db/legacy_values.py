@@ -70,18 +70,22 @@ class Real(Kind):
         return None if stored is None else float(stored)
 
 
+@dataclass(frozen=True)
 class Whole(Kind):
     """SQLite's INTEGER, which keeps a fraction that it is given."""
 
+    bits: int = 64
+
     keep = True
 
-    def store(self, value: float) -> int:
-        return round(value)
+    def store(self, value: float) -> int | None:
+        """None where it is too large, then metadata alone holds it."""
+        stored = round(value)
+        return stored if -(2 ** (self.bits - 1)) <= stored < 2 ** (self.bits - 1) else None
 
     def show(self, stored: int | None, kept: Any) -> int | float | None:
-        if kept is not None and round(float(kept)) == stored:
-            return integer(kept)
-        return stored
+        given = integer(kept)
+        return given if given is not None and self.store(given) == stored else stored
 
 
 class LocalTime(Kind):

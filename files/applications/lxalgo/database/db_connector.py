@@ -66,7 +66,9 @@ class DatabaseConnector:
     ) -> str:
         """Record a signal: long, short, close_long, close_short or hold. Returns its signal_id."""
         columns = {"strategy": STRATEGY, **columns}
-        return self._db.log_signal(symbol, signal_type, strength=strength, price=price, indicators=indicators, **columns)
+        return self._db.log_signal(
+            symbol, signal_type, strength=strength, price=price, indicators=indicators, **columns
+        )
 
     def mark_signal_executed(self, signal_id: str, trade_id: str) -> None:
         """Note which trade a signal led to."""

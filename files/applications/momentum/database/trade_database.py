@@ -92,9 +92,9 @@ SNAPSHOTS = Table(
         Column("ending_equity", "ending_equity", Real()),
         Column("daily_pnl", "daily_pnl", Real()),
         Column("daily_pnl_pct", "daily_pnl_pct", _RATIO),
-        Column("trades_count", "total_trades", Whole()),
-        Column("wins_count", "winning_trades", Whole()),
-        Column("losses_count", "losing_trades", Whole()),
+        Column("trades_count", "total_trades", Whole(32)),
+        Column("wins_count", "winning_trades", Whole(32)),
+        Column("losses_count", "losing_trades", Whole(32)),
         Column("open_positions", "", Kept()),
         Column("created_at", "calculated_at", UtcText()),
     ),
@@ -238,7 +238,7 @@ class TradeDatabase:
         signal_strength: float | None = None,
     ) -> int:
         name = text(trade_id)
-        row = {
+        row: Row = {
             "trade_id": name,
             "mode": text(mode),
             "symbol": text(symbol),

@@ -318,15 +318,13 @@ class TradeLogger:
             return row | changes
 
     @as_psycopg2
-    def store_candle(
-        self, symbol: str, timestamp: datetime, candle: Sequence[Any], interval: str
-    ) -> Row | None:
+    def store_candle(self, symbol: str, timestamp: datetime, candle: Sequence[Any], interval: str) -> Row | None:
         """None where the candle is stored already."""
         # Naive times are UTC, as on the legacy server.
         moment = timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=timezone.utc)
         moment = moment.astimezone(timezone.utc)
         names = ("open_price", "high_price", "low_price", "close_price", "volume")
-        row = {"symbol": symbol, "timestamp": moment, "interval": interval, "created_at": _now()}
+        row: Row = {"symbol": symbol, "timestamp": moment, "interval": interval, "created_at": _now()}
         row |= {name: _decimal(value) for name, value in zip(names, candle, strict=True)}
         prices = [row[name] for name in names[:4]]
         if None not in prices and (row["high_price"] != max(prices) or row["low_price"] != min(prices)):
