@@ -660,6 +660,16 @@ class TradingDB:
         found = [checked(sql, parameters) for sql, parameters in operations]
         return self._store(f"statements of the bot: {found[0].sql.strip()[:60]}", found)
 
+    def keep_ids(self, *tables: str) -> None:
+        """Have row ids of tables at hand for reserve_id, also while the database is away."""
+        for table in tables:
+            self._delivery.keep_ids(table, self._settings.read_seconds)
+
+    def reserve_id(self, table: str) -> int:
+        """The id of a row to be written to a table of keep_ids: nobody else ever gets it."""
+        self._guard(self._settings.wait_seconds)
+        return self._take_id(table)
+
     def fetch(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> list[Row]:
         """Rows of a query, in a read-only transaction, after all earlier writes. Raises Unavailable rather than wait on."""
         operation = checked(sql, parameters or ())
@@ -716,18 +726,21 @@ class TradingDB:
         taken: list[int] = []
 
         def with_id() -> Sequence[Operation]:
-            row_id = self._outbox.take_id()
-            if row_id is None:
-                raise Unavailable(
-                    f"all {self._settings.id_reserve} reserved row ids are used up while {self._settings.where} is away "
-                    f"({self._delivery.trouble}): nothing of this trade was stored; bring the database back, and raise "
-                    "TRADING_DB_ID_RESERVE in the bot's .env for longer outages"
-                )
-            taken.append(row_id)
-            return operations(row_id)
+            taken.append(self._take_id("trading.trades"))
+            return operations(taken[0])
 
         self._keep(summary, with_id)
         return Trade(trade_id, taken[0])
+
+    def _take_id(self, table: str) -> int:
+        row_id = self._outbox.take_id(table)
+        if row_id is None:
+            raise Unavailable(
+                f"all {self._settings.id_reserve} reserved row ids of {table} are used up while {self._settings.where} is "
+                f"away ({self._delivery.trouble}): nothing of this row was stored; bring the database back, and raise "
+                "TRADING_DB_ID_RESERVE in the bot's .env for longer outages"
+            )
+        return row_id
 
     def _keep(self, summary: str, operations: Callable[[], Sequence[Operation]]) -> bool:
         deadline = time.monotonic() + self._settings.wait_seconds
