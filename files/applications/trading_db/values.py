@@ -9,7 +9,7 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timezone
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from typing import Any
@@ -175,6 +175,14 @@ def pack(name: str, value: Any) -> Any:
     )
 
 
+_UNPACK: dict[str, Callable[[str], Any]] = {
+    "numeric": Decimal,
+    "time": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "json": str,
+}
+
+
 def unpack(packed: Any) -> Any:
     """The parameter that pack was given, for psycopg2."""
     if not isinstance(packed, dict):
@@ -182,4 +190,4 @@ def unpack(packed: Any) -> Any:
     ((kind, content),) = packed.items()
     if kind == "array":
         return [unpack(item) for item in content]
-    return {"numeric": Decimal, "time": datetime.fromisoformat, "date": date.fromisoformat, "json": str}[kind](content)
+    return _UNPACK[kind](content)
