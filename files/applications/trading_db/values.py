@@ -54,8 +54,13 @@ def numeric(name: str, value: Any, whole: int, places: int) -> Decimal:
     if not exact or exact.adjusted() < whole:
         stored = exact.quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN, _EXACT)
         if not stored or stored.adjusted() < whole:
-            return stored + 0  # No negative zero.
+            return stored if stored else stored.copy_abs()  # No negative zero.
     raise Refused(f"{name} is {value!r}: expected at most {whole} digits before the point")
+
+
+def product(name: str, value: Any, by_name: str, by: Any) -> Decimal:
+    """The exact product of two amounts, whatever the bot has set for its own decimals."""
+    return _EXACT.multiply(decimal(name, value), decimal(by_name, by))
 
 
 def integer(name: str, value: Any, bits: int) -> int:
