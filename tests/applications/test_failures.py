@@ -38,6 +38,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "POSTGRES_PASSWORD": settings.password,
         "TRADING_DB_OUTBOX": str(settings.outbox),
         "TRADING_DB_WAIT_SECONDS": "0.05",
+        "WRITER_BEAT_SECONDS": "0.3",
     }
 
 
@@ -159,6 +160,7 @@ def test_a_bot_killed_while_the_database_is_away(
     bot.wait()
     with pytest.raises(Unavailable, match="did not answer within 0 s"):
         opener(start_seconds=0)
+    assert len(listed(settings.outbox, BOT)) >= 10
     killable.restore()
     assert opener().flush(60)
     acknowledged = {line for line in journal.read_text().splitlines() if line != "started"}

@@ -99,6 +99,18 @@ def test_an_instance_that_slept_while_another_took_over_goes_no_further(
     assert acknowledged <= {row["trade_id"] for row in target.rows("SELECT trade_id FROM trading.trades")}
 
 
+def test_a_call_after_a_long_sleep_asks_first(opener: Opener, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the next heartbeat is due by itself, and before the call is acknowledged."""
+    monkeypatch.setattr(instances, "BEAT_SECONDS", 1000.0)
+    monkeypatch.setattr(instances, "LIVE_SECONDS", 0.0)
+    db = opener()
+    db.log_event("awake")
+    target.execute("""UPDATE trading.bot_heartbeats SET details = details || '{"ended": "by another"}'""")
+    with pytest.raises(SecondInstance, match="it has taken over"):
+        db.log_event("asleep")
+    assert events(target) == ["awake"]
+
+
 def test_a_restart_on_the_same_host_ends_the_instance_before(opener: Opener, target: Target, tmp_path: Path) -> None:
     first = opener()
     opener(outbox=tmp_path / "other")
