@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS entries (
 );
 CREATE INDEX IF NOT EXISTS entries_refused ON entries (sequence) WHERE refused IS NOT NULL;
 -- Row ids that the database has given to this bot and no row has yet.
-CREATE TABLE IF NOT EXISTS ids (target TEXT NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (target, id));
+CREATE TABLE IF NOT EXISTS ids (target TEXT NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (target, id)) WITHOUT ROWID;
 """
 
 

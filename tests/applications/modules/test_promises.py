@@ -133,7 +133,7 @@ def test_a_trade_id_is_used_once(
 
 def test_momentum_goes_on_while_the_database_is_away(environment: Environment, momentum_db: Any) -> None:
     first = momentum_db.log_trade_entry("a", "live", "BTCUSDT", "Buy", 1.0, 0.1 + 0.2, 1.0)
-    with environment.pooler.away():
+    with environment.away():
         second = quickly(momentum_db.log_trade_entry, "b", "demo", "BTCUSDT", "SELL", 1.0, 2.0, 2.0)
         unnamed = quickly(momentum_db.log_trade_entry, None, "live", "BTCUSDT", "buy", 1.0, 2.0, 2.0)
         opened = quickly(momentum_db.get_open_trades)
@@ -170,7 +170,7 @@ def test_shortseller_goes_on_while_the_database_is_away(
         made.append((table, row))
         return row
 
-    with environment.pooler.away():
+    with environment.away():
         assert quickly(trades.get_pending_trades) == [before]
         filled = note("trades", trades.update_trade_status, before["id"], "filled", Decimal("0.5"))
         assert (filled["status"], filled["price"], filled["executed_at"] is None) == ("filled", 2, False)
@@ -220,7 +220,7 @@ def test_a_backup_has_the_legacy_schema_and_appears_whole_or_not_at_all(
     assert Path(path).name.startswith("trading_backup_")
     assert schema(path) == schema(str(tmp_path / "old.db"))
     content = Path(path).read_bytes()
-    with environment.pooler.away(), pytest.raises(sqlite3.OperationalError):
+    with environment.away(), pytest.raises(sqlite3.OperationalError):
         momentum_db.backup(path)
     assert Path(path).read_bytes() == content
     assert [file.name for file in Path(path).parent.iterdir()] == [Path(path).name]
@@ -230,7 +230,7 @@ def test_a_bot_that_cannot_reach_the_database_hears_of_it_from_its_own_driver(
     environment: Environment, modules: dict[str, ModuleType], tmp_path: Path
 ) -> None:
     environment.set("TRADING_DB_START_SECONDS", "1")
-    with environment.pooler.away():
+    with environment.away():
         environment.use("momentum_001")
         with pytest.raises(sqlite3.OperationalError):
             modules["momentum"].TradeDatabase(tmp_path / "trading.db")
