@@ -94,7 +94,8 @@ class Server:
 
 
 @contextmanager
-def server(image: str, user: str, migrations: Path) -> Iterator[Server]:
+def server(image: str, user: str, migrations: Path, port: int | None = None) -> Iterator[Server]:
+    """A PostgreSQL in a container. One that is to be restarted needs a port of its own."""
     client = docker.from_env()
     container = client.containers.run(
         image,
@@ -107,7 +108,7 @@ def server(image: str, user: str, migrations: Path) -> Iterator[Server]:
             "POSTGRES_INITDB_ARGS": "--locale=C.UTF-8 --encoding=UTF8",
         },
         volumes={str(migrations): {"bind": "/migrations", "mode": "ro"}},
-        ports={"5432/tcp": ("127.0.0.1", None)},
+        ports={"5432/tcp": ("127.0.0.1", port)},
         # `make clean` finds what a killed run left behind by this label.
         labels={"trading.testbed": "database-tests"},
         detach=True,
@@ -345,14 +346,18 @@ def legacy(legacy_server: Server, target: Target) -> Iterator[Legacy]:
 @contextmanager
 def database(found: Server, template: str, user: str = "postgres") -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex[:12]}"
-    with closing(found.connect("postgres", user)) as connection:
-        connection.autocommit = True
-        cursor = connection.cursor()
-        cursor.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER trading_user")
-        try:
-            yield name
-        finally:
-            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def administer(statement: str) -> None:
+        # A connection each: the test may restart the server.
+        with closing(found.connect("postgres", user)) as connection:
+            connection.autocommit = True
+            connection.cursor().execute(statement)
+
+    administer(f"CREATE DATABASE {name} TEMPLATE {template} OWNER trading_user")
+    try:
+        yield name
+    finally:
+        administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
