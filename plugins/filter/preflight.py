@@ -22,7 +22,7 @@ Finding = dict[str, str]
 OK, WARNING, BLOCKER = "ok", "warning", "blocker"
 WILDCARDS = {"0.0.0.0", "::", ""}
 UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-BOT_ID = re.compile(r"[A-Za-z0-9_-]{1,50}")
+BOT_ID = re.compile(r"(?!.*_trial$)[a-z0-9][a-z0-9_]{0,43}")
 # What each type of bot needs to be told about its history.
 SOURCES = {"shortseller": "postgres", "momentum": "sqlite", "lxalgo": None}
 SOURCE_KEYS = {
@@ -460,7 +460,7 @@ def inventory_findings(facts: Facts, expected: Facts) -> Iterator[Finding]:
 def bot_problems(bot: Facts, zones: bool) -> Iterator[tuple[str, str]]:
     """What is wrong with one bot of the inventory, as found and expected."""
     if not BOT_ID.fullmatch(str(bot.get("id") or "")):
-        yield f"id {bot.get('id')!r}", "at most 50 letters, digits, _ and -"
+        yield f"id {bot.get('id')!r}", "up to 44 of a-z, 0-9 and _, with no _trial at its end"
     for key in ("name", "strategy", "folder"):
         if not bot.get(key):
             yield f"no {key}", f"a {key}"

@@ -74,6 +74,14 @@ class Server:
                 for statement in statements:
                     cursor.execute(statement)
 
+    def run(self, *command: str, stdin: str = "") -> str:
+        """What a client program inside the container prints; it must succeed."""
+        done = subprocess.run(
+            ["docker", "exec", "-i", self.container, *command], input=stdin, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def psql(self, database: str, file: Path, user: str, **variables: object) -> subprocess.CompletedProcess[str]:
         options = [option for name, value in variables.items() for option in ("-v", f"{name}={value}")]
         return subprocess.run(
@@ -145,12 +153,15 @@ def target_server(migrations: Path) -> Iterator[Server]:
             "postgres",
             f"CREATE ROLE trading_user LOGIN PASSWORD '{PASSWORD}'",
             f"CREATE ROLE grafana_reader LOGIN PASSWORD '{PASSWORD}'",
-            f"CREATE ROLE backup_reader LOGIN PASSWORD '{PASSWORD}' IN ROLE pg_read_all_data",
+            f"CREATE ROLE backup_reader LOGIN BYPASSRLS PASSWORD '{PASSWORD}' IN ROLE pg_read_all_data",
+            "CREATE ROLE trading_bots",
+            *(f"CREATE ROLE {bot['bot_id']} LOGIN PASSWORD '{PASSWORD}' IN ROLE trading_bots" for bot in BOTS),
             "CREATE DATABASE empty_template OWNER trading_user",
             "CREATE DATABASE unified_template OWNER trading_user",
         )
-        done = found.psql("unified_template", migrations / "001_unified_schema.sql", "trading_user")
-        assert done.returncode == 0, done.stderr
+        for name in ("001_unified_schema.sql", "005_bot_access.sql"):
+            done = found.psql("unified_template", migrations / name, "trading_user")
+            assert done.returncode == 0, done.stderr
         yield found
 
 
@@ -267,7 +278,7 @@ class Target:
         """Every row of every table outside the staging schemas, as text."""
         tables = self.rows(
             "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables"
-            " WHERE schemaname IN ('trading', 'analytics', 'config', 'audit', 'migration') ORDER BY 1"
+            " WHERE schemaname IN ('trading', 'analytics', 'config', 'audit', 'delivery', 'migration') ORDER BY 1"
         )
         with closing(self.server.connect(self.database, "trading_user")) as connection, connection:
             cursor = connection.cursor()

@@ -77,6 +77,7 @@ def test_every_column_is_there(target: Target) -> None:
 
 def test_bot_id_is_a_foreign_key_everywhere(target: Target) -> None:
     tables = {t for t, columns in COLUMNS.items() if "bot_id" in columns.split()} - {"trading.bots"}
+    tables.add("delivery.outboxes")
     found = target.rows(
         "SELECT conrelid::regclass::text AS name FROM pg_constraint WHERE contype = 'f' AND confrelid = 'trading.bots'::regclass"
     )

@@ -473,6 +473,8 @@ def test_a_host_without_time_zone_data(facts: Any, expected: Any) -> None:
         ({"timezone": "Mars/Olympus"}, "unknown time zone 'Mars/Olympus'"),
         ({"timezone": ""}, "unknown time zone ''"),
         ({"id": "no spaces"}, "id 'no spaces'"),
+        ({"id": "momentum_trial"}, "id 'momentum_trial'"),
+        ({"id": "x" * 45}, f"id '{'x' * 45}'"),
         ({"strategy": ""}, "no strategy"),
         ({"initial_capital": "plenty"}, "initial_capital 'plenty'"),
         ({"max_positions": -1}, "max_positions -1"),

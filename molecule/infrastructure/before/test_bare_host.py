@@ -27,6 +27,12 @@ PHASE1 = "playbooks/phase1_infrastructure.yml"
             r"port 22 \(postgres\) cannot be bound \(Address already in use\)",
         ),
         ({"pgbouncer_pool_size": 200}, r"pgbouncer_pool_size is 200 .* but PostgreSQL accepts 100 connections"),
+        (
+            {"pgbouncer_pool_size": 3},
+            r"pgbouncer_pool_size is 3 for 4 users, .* expected a connection or more for each",
+        ),
+        ({"bots": [{"id": "grafana_reader"}]}, r"Bot id 'grafana_reader' found; expected up to 44 of a-z"),
+        ({"bots": [{"id": "momentum_trial"}]}, r"Bot id 'momentum_trial' found; expected .* with no _trial at its end"),
         ({"postgresql_settings": {"listen_addresses": "localhost"}}, r"postgresql_settings holds listen_addresses"),
         ({"redis_maxmemory": "lots"}, r'redis_maxmemory is "lots": expected a number'),
         ({"redis_maxmemory_policy": "first-come"}, r"redis_maxmemory_policy must be one of"),
@@ -70,5 +76,5 @@ def test_the_dry_run_announces_exactly_what_the_first_run_changes(play: Any, sta
     assert host.check_output(legacy) == running
 
     keys = host.check_output("cat /home/operator/STRATEGIES/Alpha/.env.database")
-    for secret in re.findall(r"(?:PASSWORD|TOKEN)='(.+)'", keys):
+    for secret in re.findall(r"(?:PASSWORD|TOKEN)\w*='(.+)'", keys):
         assert secret not in first.text

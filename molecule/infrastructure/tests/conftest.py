@@ -17,7 +17,7 @@ def base(facts: dict[str, Any]) -> str:
 @pytest.fixture
 def secrets(host: Any, base: str) -> dict[str, str]:
     """The keys of .env.database."""
-    return dict(re.findall(r"^([A-Z_]+)='(.*)'$", host.check_output("cat %s/.env.database", base), re.MULTILINE))
+    return dict(re.findall(r"^([A-Z0-9_]+)='(.*)'$", host.check_output("cat %s/.env.database", base), re.MULTILINE))
 
 
 @pytest.fixture

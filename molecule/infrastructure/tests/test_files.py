@@ -43,13 +43,14 @@ def test_pgbouncers_users_are_pgbouncers_alone(host: Any, base: str) -> None:
 
 def test_all_keys_are_there_and_no_two_secrets_are_equal(secrets: dict[str, str]) -> None:
     expected = {
+        *("BOT_PASSWORD_SHORTSELLER_001", "BOT_PASSWORD_MOMENTUM_001", "BOT_PASSWORD_LXALGO_001"),
         *("POSTGRES_PASSWORD", "POSTGRES_SUPERUSER_PASSWORD", "PGBOUNCER_AUTH_PASSWORD", "GRAFANA_DB_PASSWORD"),
         *("BACKUP_DB_PASSWORD", "REDIS_PASSWORD", "INFLUX_USERNAME", "INFLUX_PASSWORD", "INFLUX_ORG", "INFLUX_BUCKET"),
         *("INFLUX_TOKEN", "GRAFANA_USER", "GRAFANA_PASSWORD", "GRAFANA_ROOT_URL"),
     }
     assert set(secrets) == expected
     passwords = [value for key, value in secrets.items() if re.search("PASSWORD|TOKEN", key)]
-    assert len(set(passwords)) == len(passwords) == 9
+    assert len(set(passwords)) == len(passwords) == 12
     assert all(re.fullmatch(r"[A-Za-z0-9]{48}", password) for password in passwords)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,15 @@ class TestFromAnotherContainer:
     def test_trading_user_logs_in(self, client: Any, secrets: dict[str, str], server: str) -> None:
         assert client(server, "trading_user", secrets["POSTGRES_PASSWORD"]).stdout == "trading_user\n"
 
+    def test_each_bot_logs_in_as_itself_and_makes_nothing(
+        self, client: Any, facts: dict[str, Any], secrets: dict[str, str], server: str
+    ) -> None:
+        for bot in facts["bots"]:
+            login = (server, bot["id"], secrets[f"BOT_PASSWORD_{bot['id'].upper()}"])
+            assert client(*login).stdout == f"{bot['id']}\n"
+            for what in ("SCHEMA mine", "TABLE public.mine (id int)", "TEMPORARY TABLE mine (id int)"):
+                assert "permission denied" in client(*login, f"CREATE {what}").stderr
+
     def test_a_wrong_password_is_refused(self, client: Any, server: str) -> None:
         refused = client(server, "trading_user", "wrong")
         assert refused.rc != 0
@@ -98,12 +108,36 @@ def test_pool_is_for_transactions_and_keeps_prepared_statements(client: Any, sec
     assert int(settings["max_db_connections"]) < 100
 
 
-def test_trading_user_owns_the_database_and_is_no_superuser(psql: Callable[..., str]) -> None:
-    rights = (
-        "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = %s"
+def test_a_bot_that_takes_all_it_can_leaves_the_others_theirs(
+    host: Any, facts: dict[str, Any], client: Any, psql: Callable[..., str], secrets: dict[str, str]
+) -> None:
+    """40 clients of one bot at once get its share of the pool, 10 and 2 in reserve of 40 and 10, and no more."""
+    busy, other = (bot["id"] for bot in facts["bots"][:2])
+    at_work = f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{busy}' AND state = 'active'"
+    many = f"for n in $(seq 40); do psql -Xqw -h pgbouncer -p 6432 -U {busy} -d trading_db -c 'SELECT pg_sleep(25)' & done; wait"
+    host.check_output(
+        "docker run --detach --rm --name busy_bot --network trading_network -e PGPASSWORD=%s --entrypoint sh %s -c %s",
+        *(secrets[f"BOT_PASSWORD_{busy.upper()}"], facts["images"]["postgres"], many),
     )
-    for role in ("trading_user", "pgbouncer_auth", "grafana_reader", "backup_reader"):
-        assert psql(rights.replace("%s", f"'{role}'")) == "f|f|f|f|f"
+    try:
+        deadline = time.monotonic() + 20
+        while psql(at_work, "postgres") != "12":
+            assert time.monotonic() < deadline, psql(at_work, "postgres")
+            time.sleep(0.2)
+        for user, key in ((other, f"BOT_PASSWORD_{other.upper()}"), ("trading_user", "POSTGRES_PASSWORD")):
+            assert client("pgbouncer:6432", user, secrets[key]).stdout == f"{user}\n"
+        assert psql(at_work, "postgres") == "12"
+    finally:
+        host.check_output("docker rm --force busy_bot")
+
+
+def test_trading_user_owns_the_database_and_is_no_superuser(psql: Callable[..., str], facts: dict[str, Any]) -> None:
+    rights = "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication FROM pg_roles WHERE rolname = %s"
+    bots = [bot["id"] for bot in facts["bots"]]
+    for role in ("trading_user", "pgbouncer_auth", "grafana_reader", "backup_reader", "trading_bots", *bots):
+        assert psql(rights.replace("%s", f"'{role}'")) == "f|f|f|f", role
+    assert psql("SELECT rolname FROM pg_roles WHERE rolbypassrls AND NOT rolsuper") == "backup_reader"
+    assert psql("SELECT rolcanlogin FROM pg_roles WHERE rolname = 'trading_bots'") == "f"
     assert psql("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'trading_db'") == "trading_user"
     assert psql("SELECT datcollate FROM pg_database WHERE datname = 'trading_db'") == "C.UTF-8"
 

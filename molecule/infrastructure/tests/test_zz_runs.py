@@ -39,6 +39,11 @@ def spoiled(host: Any, base: str, edit: str) -> Iterator[None]:
             "s/^POSTGRES_PASSWORD=.*/POSTGRES_PASSWORD='anotherone'/",
             r"POSTGRES_PASSWORD in \S+ does not open the running",
         ),
+        (
+            "s/^BOT_PASSWORD_MOMENTUM_001=.*/BOT_PASSWORD_MOMENTUM_001='anotherone'/",
+            r"BOT_PASSWORD_MOMENTUM_001 in \S+ does",
+        ),
+        ("/^BOT_PASSWORD_MOMENTUM_001=/d", r"BOT_PASSWORD_MOMENTUM_001 is missing in \S+ but the bot has a role"),
         ("s/^BACKUP_DB_PASSWORD=.*/BACKUP_DB_PASSWORD='anotherone'/", r"BACKUP_DB_PASSWORD in \S+ does not open"),
         ("s/^REDIS_PASSWORD=.*/REDIS_PASSWORD='anotherone'/", r"REDIS_PASSWORD in \S+ does not open the running"),
         ("s/^INFLUX_TOKEN=.*/INFLUX_TOKEN='anotherone'/", r"INFLUX_TOKEN in \S+ does not open the running"),
@@ -100,9 +105,10 @@ def test_server_refuses_its_file_before_it_lands(
     assert state() == before
 
 
-def test_drift_and_a_changed_setting_are_announced_and_mended_alone(
-    host: Any, base: str, play: Any, state: Any, secrets: dict[str, str]
+def test_drift_a_changed_setting_and_a_fourth_bot_are_announced_and_mended_alone(
+    host: Any, base: str, play: Any, state: Any, facts: dict[str, Any], client: Any, secrets: dict[str, str]
 ) -> None:
+    wanted = {"redis_maxmemory": "256mb", "bots": [*facts["bots"], {"id": "fourth_001"}]}
     superuser = "docker exec trading_postgres psql -XAtq -U postgres -d trading_db -c %s"
     host.check_output("chmod 0755 %s/database/backups", base)
     host.check_output("docker stop trading_pgbouncer")
@@ -111,24 +117,32 @@ def test_drift_and_a_changed_setting_are_announced_and_mended_alone(
     kept = containers(host)
     before = state()
 
-    announced = play(PHASE1, "--check", "--diff", redis_maxmemory="256mb")
+    announced = play(PHASE1, "--check", "--diff", **wanted)
     assert announced.code == 0
     assert state() == before
 
-    run = play(PHASE1, redis_maxmemory="256mb")
+    run = play(PHASE1, **wanted)
     assert run.code == 0
     assert run.changed == announced.changed
     assert run.changed == {
         "Create the folders that are closed to other users",
+        "Write .env.database",
+        "Render pgbouncer.ini",
         "Render redis.conf",
         "Render docker-compose.unified-db.yml",
         "Start postgres, redis, influxdb",
         "Create the roles that log in",
+        "Create the bots' roles",
+        "Let each bot be one of the bots",
         "Grant what each role needs and nobody else has",
         "Start pgbouncer, grafana, postgres-backup",
     }
     now = containers(host)
-    assert {name for name in now if now[name] != kept[name]} == {"trading_redis"}
+    assert {name for name in now if now[name] != kept[name]} == {"trading_redis", "trading_pgbouncer"}
+    written = dict(re.findall(r"^([A-Z0-9_]+)='(.*)'$", host.check_output("cat %s/.env.database", base), re.MULTILINE))
+    password = written.pop("BOT_PASSWORD_FOURTH_001")
+    assert written == secrets
+    assert client("pgbouncer:6432", "fourth_001", password).stdout == "fourth_001\n"
     assert host.check_output(superuser, "SELECT rolsuper FROM pg_roles WHERE rolname = 'trading_user'") == "f"
     shown = host.check_output(
         "docker exec -e REDISCLI_AUTH=%s trading_redis redis-cli config get maxmemory", secrets["REDIS_PASSWORD"]
@@ -137,8 +151,13 @@ def test_drift_and_a_changed_setting_are_announced_and_mended_alone(
 
     again = play(PHASE1)
     assert again.code == 0
+    assert "fourth_001 logs in as one of the bots but is not in the inventory" in again.text
+    assert client("pgbouncer:6432", "fourth_001", password).stdout == "fourth_001\n"
     assert again.changed == {
+        "Write .env.database",
+        "Render pgbouncer.ini",
         "Render redis.conf",
         "Render docker-compose.unified-db.yml",
         "Start postgres, redis, influxdb",
+        "Start pgbouncer, grafana, postgres-backup",
     }

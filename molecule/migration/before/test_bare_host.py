@@ -14,6 +14,7 @@ ANNOUNCED = {
     "Copy the migration files",
     "Describe the bots in bots.json",
     "Apply 001_unified_schema.sql",
+    "Apply 005_bot_access.sql",
     "Merge the Shortseller history",
     "Register the Momentum bots",
     "Migrate the Momentum history",

@@ -81,15 +81,32 @@ def test_edited_migration(play: Any, state: Any, tmp_path: Path) -> None:
     assert state() == before
 
 
+def test_table_that_shows_all_bots_to_each(play: Any, psql: Any, state: Any) -> None:
+    before = state()
+    psql("ALTER TABLE trading.trades DISABLE ROW LEVEL SECURITY")
+    try:
+        run = play(PHASE2, "--tags", "schema_migrations")
+        assert run.code != 0
+        assert "trading.trades in trading_db shows the rows of all bots to each of them" in run.text
+        assert run.changed == frozenset()
+    finally:
+        psql("ALTER TABLE trading.trades ENABLE ROW LEVEL SECURITY")
+    assert state() == before
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"type": "arbitrage"}, "has type 'arbitrage'; expected one of shortseller, momentum, lxalgo"),
         ({"id": "momentum_001"}, "Bot ids are not unique"),
         ({"id": "Bad Id"}, "Bot id 'Bad Id' found"),
+        (
+            {"id": "momentum_trial"},
+            "Bot id 'momentum_trial' found; expected up to 44 of a-z, 0-9 and _, with no _trial",
+        ),
         ({"legacy": {}}, "has no legacy.postgres"),
     ],
-    ids=["type", "duplicate", "id", "store"],
+    ids=["type", "duplicate", "id", "trial", "store"],
 )
 def test_bots_that_cannot_be_migrated(
     change: dict[str, Any], message: str, facts: dict[str, Any], play: Any, state: Any

@@ -28,6 +28,23 @@ def test_dry_run_announces_nothing_and_changes_nothing(play: Any, state: Any) ->
     assert state() == before
 
 
+def test_each_bot_sees_its_own_history_through_the_pool(host: Any, facts: dict[str, Any], psql: Any) -> None:
+    for bot in facts["bots"]:
+        seen = guide(
+            host,
+            facts,
+            "source .env.database\n"
+            f"PGPASSWORD=$BOT_PASSWORD_{bot['id'].upper()} docker run --rm --network trading_network -e PGPASSWORD"
+            f" --entrypoint psql {facts['images']['postgres']} -XAtqw -h pgbouncer -p 6432 -U {bot['id']} -d trading_db"
+            " -c 'SELECT count(*) FROM trading.trades' -c 'SELECT count(*) FROM audit.system_events'",
+        )
+        of_bot = f"WHERE bot_id = '{bot['id']}'"
+        expected = psql(
+            f"SELECT count(*) FROM trading.trades {of_bot} UNION ALL SELECT count(*) FROM audit.system_events {of_bot}"
+        )
+        assert seen.split() == expected.split()
+
+
 def test_no_secret_is_printed(host: Any, facts: dict[str, Any], play: Any) -> None:
     secrets = [
         line.split("=", 1)[1].strip("'\"")
