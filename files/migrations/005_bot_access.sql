@@ -187,7 +187,9 @@ GRANT UPDATE (status, current_equity, last_heartbeat) ON trading.bots TO trading
 GRANT SELECT, INSERT, UPDATE ON trading.market_data TO trading_bots;
 GRANT SELECT, INSERT ON trading.symbols TO trading_bots;
 
--- A bot reserves the ids of its rows before it can write them.
+-- A bot reserves the ids of its rows before it can write them. They begin
+-- beyond every legacy id (SERIAL ends at 2147483647), because a bot goes on
+-- knowing a migrated row by its legacy id.
 DO $$
 DECLARE
     item regclass;
@@ -198,9 +200,13 @@ BEGIN
           AND has_table_privilege('trading_bots', oid, 'INSERT')
     LOOP
         EXECUTE format('GRANT USAGE ON SEQUENCE %s TO trading_bots', item);
+        PERFORM setval(item, 3000000000);
     END LOOP;
 END
 $$;
+
+-- What a bot asks for every few seconds.
+CREATE INDEX trades_pending ON trading.trades (bot_id) WHERE status = 'pending';
 
 -- Row level security on every table with a bot_id. current_user is the role
 -- that PgBouncer logged in for the bot, whatever the bot says; it has names'

@@ -1,0 +1,1 @@
+"""LXAlgo's way to the unified database."""

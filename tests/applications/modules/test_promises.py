@@ -1,0 +1,230 @@
+"""What the delivered modules promise beyond the classes in whose place they come."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psycopg2
+import pytest
+
+from .conftest import Environment
+
+Row = dict[str, Any]
+
+
+@pytest.fixture
+def momentum_db(environment: Environment, modules: dict[str, ModuleType], tmp_path: Path) -> Iterator[Any]:
+    environment.use("momentum_001")
+    database = modules["momentum"].TradeDatabase(tmp_path / "data/trading.db")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def trades(environment: Environment, modules: dict[str, ModuleType]) -> Iterator[Any]:
+    environment.use("shortseller_001")
+    logger = modules["shortseller"].TradeLogger(None)
+    yield logger
+    logger.close()
+
+
+def quickly(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call that must not hold up a trading loop."""
+    began = time.monotonic()
+    try:
+        return call(*arguments)
+    finally:
+        assert time.monotonic() - began < 5, f"{call} took {time.monotonic() - began:.1f} seconds, expected below 5"
+
+
+def foreign_rows(environment: Environment) -> None:
+    """An open position and a pending trade of another bot."""
+    environment.target.execute(
+        "INSERT INTO trading.positions (id, position_id, bot_id, symbol, side, size, avg_entry_price)"
+        " VALUES (77, 'lxalgo_001_p', 'lxalgo_001', 'BTCUSDT', 'long', 1, 2)"
+    )
+    environment.target.execute(
+        "INSERT INTO trading.trades (id, trade_id, bot_id, symbol, side, quantity, entry_price, entry_time)"
+        " VALUES (77, 'lxalgo_001_t', 'lxalgo_001', 'BTCUSDT', 'buy', 1, 2, now())"
+    )
+
+
+def test_a_bot_sees_and_changes_its_own_rows_alone(
+    environment: Environment, trades: Any, modules: dict[str, ModuleType]
+) -> None:
+    foreign_rows(environment)
+    before = environment.target.rows("SELECT * FROM trading.positions")
+    assert trades.get_open_positions() == trades.get_pending_trades() == []
+    assert modules["shortseller"].get_active_positions() == []
+    assert trades.update_position(77, 5) is trades.close_position(77, 5) is trades.update_trade_pnl(77, 1, 1) is None
+    assert trades.row("positions", 77) is None
+    assert environment.target.rows("SELECT * FROM trading.positions") == before
+
+
+def test_the_functions_of_the_guide_log_trades_and_find_positions(
+    environment: Environment, trades: Any, modules: dict[str, ModuleType]
+) -> None:
+    logged = [modules["shortseller"].log_trade("BTCUSDT", "sell", 0.01, 45000) for _ in range(30)]
+    stored = environment.target.rows(
+        "SELECT id, trade_id, quantity FROM trading.trades WHERE bot_id = 'shortseller_001'"
+    )
+    assert {row["id"] for row in stored} == {row["id"] for row in logged}
+    assert len({row["trade_id"] for row in stored}) == 30, "many trades in one second are many trades"
+    assert all(row["trade_id"].startswith("shortseller_001_BTCUSDT") for row in stored)
+    trades.open_position("BTCUSDT", "short", 1, 2, 3, None, 10)
+    (position,) = modules["shortseller"].get_active_positions()
+    assert (position["bot_id"], position["status"], position["avg_entry_price"]) == ("shortseller_001", "open", 2)
+
+
+def test_an_open_trade_is_exposure_until_it_is_left_unless_it_is_a_demo(
+    environment: Environment, momentum_db: Any
+) -> None:
+    exposure = "SELECT symbol, side, exposure_usd FROM analytics.active_positions_summary"
+    momentum_db.log_trade_entry("a", "live", "BTCUSDT", "Sell", 100.0, 2.0, 200.0)
+    momentum_db.log_trade_entry("b", "demo", "ETHUSDT", "Buy", 100.0, 2.0, 200.0)
+    assert environment.target.rows(exposure) == [{"symbol": "BTCUSDT", "side": "short", "exposure_usd": 200}]
+    momentum_db.log_trade_exit("a", 90.0, 20.0, 10.0, "Take Profit", 60)
+    assert environment.target.rows(exposure) == []
+    closed = environment.target.rows("SELECT total_pnl FROM analytics.daily_performance_summary")
+    assert closed == [{"total_pnl": 20}]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"side": "Hold"}, {"entry_price": -1.0}, {"quantity": float("inf")}, {"symbol": None}, {"quantity": 1e13}],
+    ids=str,
+)
+def test_what_no_table_can_hold_is_refused_whole(
+    environment: Environment, momentum_db: Any, changed: dict[str, Any]
+) -> None:
+    trade = {"symbol": "BTCUSDT", "side": "Buy", "entry_price": 1.0, "quantity": 1.0} | changed
+    with pytest.raises(sqlite3.IntegrityError, match=f"{next(iter(changed))}|not finite"):
+        momentum_db.log_trade_entry("a", "live", **trade, position_size_usd=1.0)
+    assert environment.target.value("SELECT count(*) FROM trading.trades") == 0
+    assert momentum_db.get_open_trades() == []
+
+
+def test_a_trade_id_is_used_once(
+    environment: Environment, momentum_db: Any, trades: Any, modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    momentum_db.log_trade_entry("a", "live", "BTCUSDT", "Buy", 1.0, 1.0, 1.0)
+    momentum_db.log_trade_exit("a", 1.0, 1.0, 1.0, None, None)
+    with pytest.raises(sqlite3.IntegrityError, match="a was logged before"):
+        momentum_db.log_trade_entry("a", "live", "BTCUSDT", "Buy", 1.0, 1.0, 1.0)
+    # After a restart the database alone knows it.
+    momentum_db.close()
+    environment.use("momentum_001")
+    again = modules["momentum"].TradeDatabase(tmp_path / "data/trading.db")
+    with closing(again), pytest.raises(sqlite3.IntegrityError, match="duplicate key|trades_trade_id_key"):
+        again.log_trade_entry("a", "live", "BTCUSDT", "Buy", 1.0, 1.0, 1.0)
+    assert environment.target.value("SELECT count(*) FROM trading.trades") == 1
+
+
+def test_momentum_goes_on_while_the_database_is_away(environment: Environment, momentum_db: Any) -> None:
+    first = momentum_db.log_trade_entry("a", "live", "BTCUSDT", "Buy", 1.0, 0.1 + 0.2, 1.0)
+    with environment.pooler.away():
+        second = quickly(momentum_db.log_trade_entry, "b", "demo", "BTCUSDT", "SELL", 1.0, 2.0, 2.0)
+        unnamed = quickly(momentum_db.log_trade_entry, None, "live", "BTCUSDT", "buy", 1.0, 2.0, 2.0)
+        opened = quickly(momentum_db.get_open_trades)
+        assert [trade["id"] for trade in opened] == [unnamed, second, first]
+        assert [trade["id"] for trade in momentum_db.get_open_trades("demo")] == [second]
+        quickly(momentum_db.log_trade_exit, "a", 2.0, 1 / 3, 100.0, "Take Profit", 7)
+        assert [trade["id"] for trade in quickly(momentum_db.get_open_trades)] == [unnamed, second]
+        with pytest.raises(sqlite3.IntegrityError):
+            quickly(momentum_db.log_trade_entry, "b", "demo", "BTCUSDT", "SELL", 1.0, 2.0, 2.0)
+        quickly(momentum_db.log_event, "E", "WARN", "away", None)
+        quickly(momentum_db.log_risk_event, "R", 1.0, 2.0, None)
+        quickly(momentum_db.save_daily_snapshot, "2026-06-01", "live", 1.0, 2.0, 1.0, 1.0, 1, 1, 0, 2)
+        with pytest.raises(sqlite3.OperationalError):
+            quickly(momentum_db.get_performance_stats)
+    recent = momentum_db.get_recent_trades()
+    assert [trade["id"] for trade in recent] == [unnamed, second, first]
+    assert recent[:2] == opened[:2], "what was shown meanwhile is what was stored"
+    assert (recent[2]["quantity"], recent[2]["pnl_usd"], recent[2]["exit_reason"]) == (0.1 + 0.2, 1 / 3, "Take Profit")
+    assert [event["message"] for event in momentum_db.get_recent_events()] == ["away"]
+    assert momentum_db.get_daily_snapshots()[0]["ending_equity"] == 2.0
+    assert environment.target.value("SELECT count(*) FROM audit.risk_events") == 1
+
+
+def test_shortseller_goes_on_while_the_database_is_away(environment: Environment, trades: Any) -> None:
+    before = trades.log_trade("BTCUSDT", "Sell", 1, 2, "o-1")
+    position = trades.open_position("BTCUSDT", "short", 1, 2, 3, None, 10)
+    minute = datetime(2026, 6, 1, tzinfo=UTC)
+    made: list[tuple[str, Row]] = []
+
+    def note(table: str, call: Callable[..., Any], *arguments: Any) -> Row:
+        row: Row = quickly(call, *arguments)
+        made.append((table, row))
+        return row
+
+    with environment.pooler.away():
+        assert quickly(trades.get_pending_trades) == [before]
+        filled = note("trades", trades.update_trade_status, before["id"], "filled", Decimal("0.5"))
+        assert (filled["status"], filled["price"], filled["executed_at"] is None) == ("filled", 2, False)
+        other = note("trades", trades.log_trade, "ETHUSDT", "BUY", 0.1, "3.5", "o-2")
+        assert other.keys() == before.keys()
+        with pytest.raises(psycopg2.IntegrityError):
+            quickly(trades.log_trade, "ETHUSDT", "BUY", 1, 1, "o-2")
+        note("trades", trades.update_trade_pnl, before["id"], Decimal("-1.5"), Decimal(1))
+        assert [trade["id"] for trade in quickly(trades.get_pending_trades)] == [other["id"]]
+        assert quickly(trades.get_open_positions) == [position]
+        note("positions", trades.update_position, position["id"], Decimal("0.25"))
+        note("positions", trades.close_position, position["id"], Decimal("0.25"))
+        assert quickly(trades.get_open_positions) == []
+        noted = note("signals", trades.log_signal, "ETHUSDT", "close", 0.5, 3.5, {"ema": 1.5})
+        note("signals", trades.mark_signal_executed, noted["id"], other["id"])
+        note("market_data", trades.store_candle, "ETHUSDT", minute, [1, 2, 1, 2, 5], "1m")
+        assert quickly(trades.store_candle, "ETHUSDT", minute, [1, 2, 1, 2, 5], "1m") is None
+        balance = note("account_balance", trades.log_balance, 1, 2, 3, 4, 5)
+        assert quickly(trades.latest_balance) == balance
+        figures = note("risk_metrics", trades.update_risk_metrics)
+        assert (figures["total_trades"], figures["losing_trades"], figures["total_pnl"]) == (1, 1, Decimal("-1.5"))
+        with pytest.raises(psycopg2.OperationalError):
+            quickly(trades.row, "trades", 2**30)
+    last = {(table, row["id"]): row for table, row in made}
+    for (table, row_id), row in last.items():
+        assert trades.row(table, row_id) == row
+    assert environment.target.value("SELECT current_equity FROM trading.bots WHERE bot_id = 'shortseller_001'") == 3
+
+
+def test_a_backup_has_the_legacy_schema_and_appears_whole_or_not_at_all(
+    environment: Environment, momentum_db: Any, modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    def schema(path: str) -> list[Any]:
+        with closing(sqlite3.connect(path)) as file:
+            found = file.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name").fetchall()
+            return [(name, " ".join(sql.split())) for name, sql in found]
+
+    old = modules["legacy momentum"].TradeDatabase(str(tmp_path / "old.db"))
+    old.close()
+    momentum_db.log_trade_entry("a", "live", "BTCUSDT", "Buy", 1.0, 0.1 + 0.2, 1.0)
+    path = momentum_db.backup()
+    assert Path(path).parent == tmp_path / "data"
+    assert Path(path).name.startswith("trading_backup_")
+    assert schema(path) == schema(str(tmp_path / "old.db"))
+    content = Path(path).read_bytes()
+    with environment.pooler.away(), pytest.raises(sqlite3.OperationalError):
+        momentum_db.backup(path)
+    assert Path(path).read_bytes() == content
+    assert [file.name for file in Path(path).parent.iterdir()] == [Path(path).name]
+
+
+def test_a_bot_that_cannot_reach_the_database_hears_of_it_from_its_own_driver(
+    environment: Environment, modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    environment.set("TRADING_DB_START_SECONDS", "1")
+    with environment.pooler.away():
+        environment.use("momentum_001")
+        with pytest.raises(sqlite3.OperationalError):
+            modules["momentum"].TradeDatabase(tmp_path / "trading.db")
+        environment.use("shortseller_001")
+        with pytest.raises(psycopg2.OperationalError):
+            modules["shortseller"].TradeLogger(None)
