@@ -1,0 +1,592 @@
+"""What the audit of the bots' code finds, and what it does not mistake for a fault."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot_audit import bots, statements
+from bot_audit.finding import Problem
+from bot_audit.source import problems_of
+
+ROOT = Path(__file__).parents[2]
+LEGACY = ROOT / "tests/legacy/roles/legacy/files"
+APPLICATIONS = ROOT / "files/applications"
+OWN = frozenset({"momentum_001", "momentum_001_trial"})
+# None of these may ever come out again.
+SECRET = "hunter2-Geheim!"
+
+
+def problems(source: str | bytes) -> list[Problem]:
+    found = problems_of(source.encode() if isinstance(source, str) else source, OWN)
+    assert SECRET not in repr(found)
+    return found
+
+
+def kinds(source: str | bytes) -> list[str]:
+    return [problem.kind for problem in problems(source)]
+
+
+def executed(sql: str) -> list[Problem]:
+    """What is found where a cursor is handed this statement."""
+    return problems(f"cursor.execute({sql!r}, values)")
+
+
+GOOD_SQL = {
+    "a placeholder": "SELECT * FROM trading.trades WHERE bot_id = %s AND status = 'open'",
+    "a named placeholder": "SELECT * FROM trading.trades WHERE bot_id = %(bot)s",
+    "a question mark": "SELECT * FROM trades WHERE bot_id = ? LIMIT ?",
+    "a colon": "SELECT * FROM trading.trades WHERE bot_id = :bot AND entry_time > :since::timestamptz",
+    "a number": "SELECT * FROM trading.trades WHERE bot_id = $1",
+    "the other way round": "SELECT * FROM trading.trades WHERE %s = bot_id",
+    "quoted names": 'SELECT * FROM "trading"."trades" AS "t" WHERE "t"."bot_id" = %s',
+    "capitals": "select * from TRADING.TRADES where BOT_ID = %s",
+    "its own id": "SELECT * FROM trading.trades WHERE bot_id = 'momentum_001'",
+    "its own ids": "SELECT * FROM trading.trades WHERE bot_id IN ('momentum_001', 'momentum_001_trial')",
+    "a list": "SELECT * FROM trading.trades WHERE bot_id = ANY(%s)",
+    "a tuple": "SELECT * FROM trading.trades WHERE bot_id IN %s",
+    "a cast": "SELECT * FROM trading.trades WHERE bot_id = %s::text",
+    "its role": "SELECT * FROM trading.trades WHERE bot_id = current_user",
+    "a setting": "SELECT * FROM trading.trades WHERE bot_id = current_setting('app.bot')",
+    "in each branch": "SELECT * FROM trading.trades WHERE (bot_id = %s AND a = 1) OR (b = 2 AND bot_id = %s)",
+    "joined": "SELECT * FROM trading.trades t JOIN trading.fills f ON f.bot_id = t.bot_id WHERE t.bot_id = %s",
+    "a chain": "SELECT 1 FROM orders o JOIN fills f ON f.bot_id = o.bot_id JOIN trades t ON t.bot_id = f.bot_id"
+    " WHERE o.bot_id = %s",
+    "using": "SELECT * FROM trading.trades JOIN trading.fills USING (bot_id, trade_id) WHERE bot_id = %s",
+    "an outer join": "SELECT * FROM trades t LEFT JOIN positions p ON p.bot_id = %s AND p.symbol = t.symbol"
+    " WHERE t.bot_id = %s",
+    "a subquery that looks outside": "SELECT (SELECT max(price) FROM trading.fills f WHERE f.bot_id = t.bot_id)"
+    " FROM trading.trades t WHERE t.bot_id = %s",
+    "a CTE": "WITH mine AS (SELECT * FROM trading.trades WHERE bot_id = %s) SELECT * FROM mine",
+    "a CTE of a table's name": "WITH trades AS (SELECT * FROM trading.trades WHERE bot_id = %s) SELECT * FROM trades",
+    "shared data": "SELECT * FROM trading.market_data JOIN trading.symbols USING (symbol)",
+    "shared data beside": "SELECT * FROM trading.trades t JOIN trading.market_data m USING (symbol) WHERE bot_id = %s",
+    "writing shared data": "INSERT INTO trading.market_data (symbol, close_price) VALUES (%s, %s)",
+    "another schema": "SELECT * FROM backtest.trades",
+    "another word": "SELECT * FROM trades_per_day",
+    "INSERT": "INSERT INTO trading.trades (trade_id, bot_id) VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING id",
+    "INSERT of its own id": "INSERT INTO trading.trades (trade_id, bot_id) VALUES (%s, 'momentum_001')",
+    "INSERT ... SELECT": "INSERT INTO trading.fills (bot_id, price) SELECT bot_id, entry_price FROM trading.trades"
+    " WHERE bot_id = %s",
+    "execute_values": "INSERT INTO trading.trades (bot_id, trade_id) VALUES %s",
+    "UPDATE": "UPDATE trading.trades SET pnl_usd = %s WHERE bot_id = %s AND id = %s",
+    "UPDATE ... FROM": "UPDATE trades t SET a = p.a FROM positions p WHERE p.bot_id = t.bot_id AND t.bot_id = %s",
+    "DELETE": "DELETE FROM trading.signals WHERE bot_id = %s",
+    "COPY": "COPY trading.trades (bot_id, trade_id) FROM STDIN",
+    "an operator of JSONB": "SELECT metadata ? 'legacy' FROM trading.trades WHERE bot_id = %s AND note LIKE '%%x?'",
+    "comments": "-- all of them\nSELECT * /* really */ FROM trading.trades WHERE bot_id = %s -- ?",
+    "DDL": "CREATE TABLE IF NOT EXISTS trades (id INTEGER PRIMARY KEY); CREATE INDEX a ON trades (id)",
+    "a transaction's setting": "SET LOCAL statement_timeout = '1s'",
+    "a transaction's lock": "SELECT pg_advisory_xact_lock(1)",
+    "a transaction's table": "CREATE TEMP TABLE x (id int) ON COMMIT DROP",
+}
+
+
+@pytest.mark.parametrize("sql", GOOD_SQL.values(), ids=GOOD_SQL)
+def test_a_statement_that_names_the_bot(sql: str) -> None:
+    assert executed(sql) == []
+
+
+# Statement, and what to write instead.
+BAD_SQL = {
+    "SELECT * FROM trading.trades": "SELECT * FROM trading.trades WHERE bot_id = %s",
+    "Select id From trades Where id = ?": "SELECT id FROM trading.trades WHERE bot_id = %s AND id = %s",
+    "SELECT * FROM public.positions WHERE a = %(a)s OR b": "SELECT * FROM trading.positions"
+    " WHERE bot_id = %(bot_id)s AND (a = %(a)s OR b)",
+    "SELECT * FROM fills WHERE id = :id": "SELECT * FROM trading.fills WHERE bot_id = :bot_id AND id = :id",
+    "SELECT * FROM fills WHERE id = $1": "SELECT * FROM trading.fills WHERE bot_id = $2 AND id = $1",
+    "SELECT * FROM orders WHERE bot_id = %s OR true": "SELECT * FROM trading.orders"
+    " WHERE bot_id = %s AND (bot_id = %s OR TRUE)",
+    "SELECT * FROM orders WHERE bot_id <> %s": "SELECT * FROM trading.orders WHERE bot_id = %s AND bot_id <> %s",
+    "SELECT * FROM orders WHERE NOT bot_id = %s": "SELECT * FROM trading.orders WHERE bot_id = %s AND NOT bot_id = %s",
+    "SELECT * FROM orders WHERE bot_id IS NOT NULL": "SELECT * FROM trading.orders"
+    " WHERE bot_id = %s AND bot_id IS NOT NULL",
+    "SELECT * FROM orders WHERE bot_id = bot_id": "SELECT * FROM trading.orders WHERE bot_id = %s AND bot_id = bot_id",
+    "SELECT * FROM trades t JOIN fills f ON f.trade_id = t.trade_id WHERE t.bot_id = %s": "SELECT *"
+    " FROM trading.trades AS t JOIN trading.fills AS f ON f.trade_id = t.trade_id"
+    " WHERE f.bot_id = %s AND t.bot_id = %s",
+    "SELECT * FROM trades t LEFT JOIN fills f ON f.trade_id = t.trade_id WHERE t.bot_id = %s": "SELECT *"
+    " FROM trading.trades AS t LEFT JOIN trading.fills AS f ON f.trade_id = t.trade_id AND f.bot_id = %s"
+    " WHERE t.bot_id = %s",
+    "SELECT * FROM trades t LEFT JOIN fills f ON t.bot_id = %s AND f.bot_id = t.bot_id": "SELECT *"
+    " FROM trading.trades AS t LEFT JOIN trading.fills AS f ON (t.bot_id = %s AND f.bot_id = t.bot_id)"
+    " AND f.bot_id = %s"
+    " WHERE t.bot_id = %s",
+    "SELECT * FROM (SELECT * FROM trades) x WHERE x.bot_id = %s": "SELECT * FROM"
+    " (SELECT * FROM trading.trades WHERE bot_id = %s) AS x WHERE x.bot_id = %s",
+    "WITH trades AS (SELECT * FROM trades) SELECT * FROM trades": "WITH trades AS"
+    " (SELECT * FROM trading.trades WHERE bot_id = %s) SELECT * FROM trades",
+    "SELECT 1 FROM trades WHERE bot_id = %s UNION SELECT 2 FROM fills": "SELECT 1 FROM trading.trades"
+    " WHERE bot_id = %s UNION SELECT 2 FROM trading.fills WHERE bot_id = %s",
+    "SELECT 1 WHERE EXISTS (SELECT 1 FROM audit.risk_events)": "SELECT 1"
+    " WHERE EXISTS(SELECT 1 FROM audit.risk_events WHERE bot_id = %s)",
+    "EXPLAIN ANALYZE SELECT * FROM config.bot_configurations": "SELECT * FROM config.bot_configurations"
+    " WHERE bot_id = %s",
+    "UPDATE trading.bots SET status = 'paused'": "UPDATE trading.bots SET status = 'paused' WHERE bot_id = %s",
+    "DELETE FROM signals USING orders WHERE signals.bot_id = %s": "DELETE FROM trading.signals"
+    " USING trading.orders WHERE orders.bot_id = %s AND signals.bot_id = %s",
+    "WITH gone AS (DELETE FROM orders RETURNING *) SELECT * FROM gone": "WITH gone AS"
+    " (DELETE FROM trading.orders WHERE bot_id = %s RETURNING *) SELECT * FROM gone",
+    "INSERT INTO trades (a, b) VALUES (%s, 1), (%s, 2)": "INSERT INTO trading.trades (bot_id, a, b)"
+    " VALUES (%s, %s, 1), (%s, %s, 2)",
+    "INSERT INTO trades (a, b) VALUES %s": "INSERT INTO trading.trades (bot_id, a, b) VALUES %s",
+    "INSERT INTO trades (a) SELECT a FROM old.x": "INSERT INTO trading.trades (bot_id, a) SELECT %s, a FROM old.x",
+    "INSERT INTO trades VALUES (1, 2)": "Name the columns: INSERT INTO trading.trades (bot_id, ...) VALUES (%s, ...)",
+    "INSERT OR REPLACE INTO daily_snapshots (date) VALUES (?)": "INSERT OR REPLACE INTO daily_snapshots (bot_id, date)"
+    " VALUES (%s, %s)",
+    "TRUNCATE trading.trades": "DELETE FROM trading.trades WHERE bot_id = %s",
+    "COPY trades (a) FROM STDIN": "COPY trading.trades (bot_id, a) FROM STDIN",
+    "COPY trades TO STDOUT": "COPY (SELECT ... FROM trading.trades WHERE bot_id = '...') TO STDOUT,"
+    " with the bot's own id",
+}
+
+
+@pytest.mark.parametrize("sql", BAD_SQL)
+def test_a_statement_without_bot_id_is_shown_with_it(sql: str) -> None:
+    assert [(problem.kind, problem.change) for problem in executed(sql)] == [("bot_id", BAD_SQL[sql])]
+
+
+@pytest.mark.parametrize(
+    "sql", [sql for sql, change in BAD_SQL.items() if change.startswith(("SELECT", "UPDATE", "DELETE", "WITH"))]
+)
+def test_the_suggested_statement_passes(sql: str) -> None:
+    assert executed(BAD_SQL[sql]) == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM trading.trades WHERE bot_id = 'lxalgo_001'",
+        "SELECT * FROM trading.trades WHERE bot_id IN (%s, 'lxalgo_001')",
+        "INSERT INTO trading.trades (trade_id, bot_id) VALUES (%s, 'lxalgo_001')",
+        "INSERT INTO trading.trades (bot_id) SELECT 'lxalgo_001' FROM trading.market_data",
+        "DELETE FROM trading.trades WHERE bot_id = 'lxalgo_001'::text",
+        "UPDATE trading.trades SET bot_id = 'lxalgo_001' WHERE bot_id = %s",
+    ],
+)
+def test_another_bots_id(sql: str) -> None:
+    found = executed(sql)
+    assert [problem.kind for problem in found] == ["other_bot"]
+    assert found[0].why == "names bot_id 'lxalgo_001'; this bot is momentum_001"
+
+
+SOURCES: dict[str, tuple[str, list[str]]] = {
+    # How a statement can be written down.
+    "in pieces": ('c.execute("SELECT * FROM trades"\n  " WHERE id = %s")', ["bot_id"]),
+    "in pieces, good": ('c.execute("SELECT * FROM trades"\n  " WHERE bot_id = %s")', []),
+    "added": ('c.execute("SELECT * " + "FROM trades" + " WHERE id = 1")', ["bot_id"]),
+    "added, good": ('c.execute("SELECT * FROM trades" + " WHERE bot_id = %s")', []),
+    "by a constant": ('BASE = "SELECT * FROM trades"\nc.execute(BASE + " WHERE bot_id = %s")', []),
+    "by a constant, alone": ('BASE = "SELECT * FROM trades"\nc.execute(BASE)', ["bot_id"]),
+    "by a name": ('q = "SELECT * FROM trades"\nq += " WHERE bot_id = %s"\nc.execute(q)', []),
+    "by a name, if": ('q = "SELECT * FROM trades"\nif x:\n    q += " WHERE bot_id = %s"\nc.execute(q)', ["dynamic"]),
+    "by a name, more if": ('q = "SELECT * FROM trades WHERE bot_id = %s"\nif x:\n    q += " AND a"\nc.execute(q)', []),
+    "by a name, again": ('q = "SELECT * FROM fills"\nq = q + " WHERE bot_id = %s"\nc.execute(q)', []),
+    "by either": ('if a:\n    q = "SELECT * FROM fills"\nelse:\n    q = "SELECT 1"\nc.execute(q)', ["bot_id"]),
+    "by an attribute": (
+        'class A:\n    Q = "trades"\n    def f(self):\n        c.execute("DELETE FROM " + self.Q)',
+        ["bot_id"],
+    ),
+    "by an attribute, good": (
+        'class A:\n    Q = "SELECT * FROM trades"\n    def f(self):\n        c.execute(self.Q + " WHERE bot_id = %s")',
+        [],
+    ),
+    "by an attribute, alone": (
+        'class A:\n    Q = "SELECT * FROM trades"\n    def f(self):\n        c.execute(self.Q)',
+        ["bot_id", "bot_id"],
+    ),
+    "an f-string of a value": ('c.execute(f"SELECT * FROM trades WHERE id = {x}")', ["bot_id"]),
+    "an f-string, good": ("c.execute(f\"SELECT * FROM trades WHERE bot_id = '{BOT_ID}' AND id = {x}\")", []),
+    "an f-string of a constant": ('T = "trading.trades"\nc.execute(f"DELETE FROM {T}")', ["bot_id"]),
+    "an f-string of a table": ('c.execute(f"SELECT * FROM trading.{t} WHERE id = %s")', ["dynamic"]),
+    "an f-string of a table, good": ('c.execute(f"SELECT * FROM trading.{t} WHERE bot_id = %s")', []),
+    "an f-string of a tail": ('c.execute(f"SELECT * FROM trades {where} ORDER BY id")', ["dynamic"]),
+    "an f-string of a tail, good": ('c.execute(f"SELECT * FROM trades WHERE bot_id = %s {more} LIMIT 5")', []),
+    "an f-string of columns": ('c.execute(f"INSERT INTO trades ({columns}) VALUES ({marks})")', ["dynamic"]),
+    "an f-string of an order": ('c.execute(f"SELECT * FROM trades ORDER BY {by}")', ["bot_id"]),
+    "format": ('c.execute("SELECT * FROM {} WHERE id = {id}".format("trades", id=x))', ["bot_id"]),
+    "format of a table": ('c.execute("SELECT * FROM {0} WHERE id = 1".format(t))', ["dynamic"]),
+    "percent": ("c.execute(\"SELECT * FROM trades WHERE bot_id = '%s'\" % BOT_ID)", []),
+    "percent, bad": ("c.execute(\"SELECT * FROM trades WHERE symbol = '%s'\" % s)", ["bot_id"]),
+    "percent of a table": ('c.execute("SELECT * FROM %s WHERE a = %d" % (t, 1))', ["dynamic"]),
+    "joined": ('c.execute(" ".join(["SELECT *", "FROM trades"]))', ["bot_id"]),
+    "joined conditions": (
+        'w = ["bot_id = %s"]\nw.append("a = 1")\nc.execute("SELECT * FROM trades WHERE " + " AND ".join(w))',
+        [],
+    ),
+    "joined conditions, open": (
+        'w = []\nw.append("a = 1")\nc.execute("SELECT * FROM trades WHERE " + " AND ".join(w))',
+        ["dynamic"],
+    ),
+    "psycopg2.sql": ('c.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier("trading", "trades")))', ["bot_id"]),
+    "dedent": ('c.execute(textwrap.dedent("""\n  SELECT * FROM trades"""))', ["bot_id"]),
+    "a default": ('def f(q="SELECT * FROM trades"):\n    c.execute(q)', ["bot_id"]),
+    "a dict": ('Q = {"all": "SELECT * FROM trades"}', ["bot_id"]),
+    "a call of one's own": ('self._fetch("SELECT * FROM trades WHERE id = %s", (1,))', ["bot_id"]),
+    "several": ('c.executescript("SELECT 1 FROM trades; DELETE FROM fills WHERE bot_id = 1")', ["bot_id"]),
+    "twice": ('c.execute("DELETE FROM fills")\nc.execute("DELETE  FROM fills")', ["bot_id", "bot_id"]),
+    "a lambda": ('f = lambda: c.execute("DELETE FROM fills")', ["bot_id"]),
+    "pandas": ('pd.read_sql("SELECT * FROM trades", con)', ["bot_id"]),
+    "execute_values": ('execute_values(c, "INSERT INTO trades (a) VALUES %s", rows)', ["bot_id"]),
+    "SQLAlchemy": ('c.execute(text("DELETE FROM fills WHERE id = :id"), {"id": 1})', ["bot_id"]),
+    "asyncpg": ('async def f(c):\n    await c.fetch("SELECT * FROM trades WHERE id = $1", 1)', ["bot_id"]),
+    "unparsable": ('c.execute("SELECT * FROM trading.trades WHERE (((")', ["dynamic"]),
+    "a MERGE": ('c.execute("MERGE INTO trades t USING x ON t.a = x.a WHEN MATCHED THEN DELETE")', ["dynamic"]),
+    # What cannot be seen.
+    "a call": ("cursor.execute(build(x))", ["dynamic"]),
+    "a file": ('conn.cursor().execute(open("x.sql").read())', ["dynamic"]),
+    "a name from a call": ("q = build()\ncur.execute(q)", ["dynamic"]),
+    "a parameter": ("def f(q):\n    cur.execute(q)", []),
+    "a constant of another module": ("cur.execute(queries.ALL)", []),
+    "what is no cursor": ("self.execute(decide(x))\nexecutor.execute(order(x))\nstrategy.execute(signal())", []),
+    "an ORM": ('class T(Base):\n    __tablename__ = "trades"', ["dynamic"]),
+    "a data frame": ('df.to_sql("trades", con)', ["dynamic"]),
+    "a data frame of one's own": ('df.to_sql("features", con)', []),
+    "a table of SQLAlchemy": ('from sqlalchemy import Table\nt = Table("trades", meta)', ["dynamic"]),
+    "a table of one's own": ('t = Table("trades", columns)', []),
+    # Sentences.
+    "a docstring": ('def f():\n    """SELECT * FROM trades"""', []),
+    "a comment": ("# SELECT * FROM trades", []),
+    "Select": ('x = "Select the best trades from positions, then close"', []),
+    "Select, parsable": ('x = "Select symbol from trades"', []),
+    "select, parsable": ('x = "select best trades from signals"', []),
+    "Update": ('x = "Update trades set by hand"', []),
+    "Delete": ('button("Delete from positions")', []),
+    "a log": ('logger.info("SELECT * FROM trades took %s", t)', []),
+    "a log, formatted": ('log.error(f"DELETE FROM trades failed: {e}")', []),
+    "a print": ('print("UPDATE positions SET size = 0 by hand")', []),
+    "a statement in a print": ('print(c.execute("DELETE FROM fills"))', ["bot_id"]),
+    "an exception": ('raise ValueError("SELECT * FROM trades failed")', []),
+    "an assertion": ('assert x, "DELETE FROM trades failed"', []),
+    "a comparison": ('if q == "SELECT * FROM trades":\n    f()', []),
+    "help": ('p.add_argument("--x", help="SELECT * FROM trades")', []),
+    # SQLite.
+    "sqlite3": ("import sqlite3", ["sqlite"]),
+    "sqlite3 as": ("import os, sqlite3 as s", ["sqlite"]),
+    "aiosqlite": ("from aiosqlite import connect", ["sqlite"]),
+    "import_module": ('importlib.import_module("sqlite3")', ["sqlite"]),
+    "a relative module": ("from .sqlite3 import x", []),
+    "an address": ('create_engine("sqlite:///data/trading.db")', ["sqlite"]),
+    "an address of aiosqlite": ('URL = "sqlite+aiosqlite:///x"', ["sqlite"]),
+    "a file's name": ('db.connect("data/trading.db")', ["sqlite"]),
+    "another file's name": ('open("thumbs.db")', []),
+    # Past PgBouncer.
+    "the default port": ('os.getenv("POSTGRES_PORT", "5432")', ["connection"]),
+    "the legacy port": ('os.environ.get("DB_PORT", 5433)', ["connection"]),
+    "PgBouncer's port": ('os.getenv("POSTGRES_PORT", "6432")', []),
+    "another service's port": ('os.getenv("REDIS_PORT", "6379")', []),
+    "the default host": ('os.getenv("POSTGRES_HOST", "localhost")', ["connection"]),
+    "PgBouncer's host": ('os.getenv("POSTGRES_HOST", "pgbouncer")', []),
+    "another service's host": ('os.getenv("INFLUXDB_HOST", "localhost")', []),
+    "no default": ('os.environ["POSTGRES_PORT"]', []),
+    "psycopg2": ("import psycopg2\npsycopg2.connect(host=h, port=5432)", ["connection"]),
+    "psycopg2 to PgBouncer": ("import psycopg2\npsycopg2.connect(host=h, port=p)", []),
+    "psycopg2 without a port": ("import psycopg2\npsycopg2.connect(host=h)", ["connection"]),
+    "psycopg2 to the server": ('import psycopg2\npsycopg2.connect(host="postgres", port=6432)', ["connection"]),
+    "psycopg2 by a dict": ("import psycopg2\npsycopg2.connect(**settings)", []),
+    "psycopg2 by another name": ("import psycopg2 as pg\npg.connect(host=h, port=5433)", ["connection"]),
+    "a pool": ('from psycopg2.pool import SimpleConnectionPool\nSimpleConnectionPool(1, 2, host="h")', ["connection"]),
+    "asyncpg.create_pool": ("import asyncpg\nasyncpg.create_pool(host=h, port=5432)", ["connection"]),
+    "another connect": ('import websocket\nwebsocket.connect(host="localhost")', []),
+    "a DSN": ('D = "postgresql://bot@postgres:5432/trading_db"', ["connection"]),
+    "a DSN without a port": ('D = "postgres://bot@db/trading_db"', ["connection"]),
+    "a DSN of PgBouncer": ('D = "postgresql+psycopg2://bot@pgbouncer:6432/trading_db"', []),
+    "a DSN of variables": ('D = f"postgresql://{user}:{password}@{host}:{port}/{name}"', []),
+    "a DSN of pairs": ('D = "host=localhost port=5432 dbname=trading_db user=bot"', ["connection"]),
+    "a DSN of pairs to PgBouncer": ('D = "host=pgbouncer port=6432 dbname=trading_db"', []),
+    "a scheme": ('url.replace("postgres://", "postgresql://")', []),
+    "a dict of settings": ('DB = {"host": "pgbouncer", "port": 5432}', ["connection"]),
+    "a default of a field": ("class S:\n    port: int = 5432", ["connection"]),
+    "host and port": ('A = "localhost:5432"', ["connection"]),
+    "another number": ("limit = 5432", []),
+    # Session state.
+    "SET": ('conn.execute("SET search_path TO trading")', ["session"]),
+    "SET of an UPDATE": ('part = "SET a = %s"', []),
+    "LISTEN": ('cur.execute("LISTEN trades")', ["session"]),
+    "Listen": ('say("Listen to the market")', []),
+    "an advisory lock": ('self._one("SELECT pg_try_advisory_lock(%s)", 1)', ["session"]),
+    "PREPARE": ('cur.execute("PREPARE q AS SELECT 1")', ["session"]),
+    "a temporary table": ('cur.execute("CREATE TEMP TABLE x (a int)")', ["session"]),
+    "a named cursor": ('conn.cursor("big")', ["session"]),
+    "a cursor": ("conn.cursor(cursor_factory=RealDictCursor)", []),
+    "options": ('import psycopg2\npsycopg2.connect(dsn, options="-c search_path=trading")', ["session"]),
+    # What cannot be read.
+    "no Python": ("def f(:", ["unread"]),
+    "Python 2": ('print "x"', ["unread"]),
+    "a NUL": ("x = '\0'", ["unread"]),
+    "nested": ("(" * 5000 + ")" * 5000, ["unread"]),
+    "nothing": ("", []),
+}
+
+
+@pytest.mark.parametrize(("source", "expected"), SOURCES.values(), ids=SOURCES)
+def test_a_source(source: str, expected: list[str]) -> None:
+    assert kinds(source) == expected
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'POSTGRES_PASSWORD = "{}"',
+        'API_KEY: str = "{}"',
+        'self.api_secret = b"{}"',
+        'settings["BYBIT_API_KEY"] = "{}"',
+        'psycopg2.connect(host=h, port=p, password="{}")',
+        'exchange = ccxt.bybit({{"secret": "{}"}})',
+        'exchange = ccxt.bybit({{"apiKey": "{}"}})',
+        'def connect(user, passwd="{}"): ...',
+        'os.getenv("POSTGRES_PASSWORD", "{}")',
+        'pw = "{}"\nconnect(password=pw)',
+        'TELEGRAM_BOT_TOKEN = "7098765432:{}"',
+        'URL = "postgresql://bot:{}@pgbouncer:6432/trading_db"',
+        'URL = "redis://:{}@redis:6379/0"',
+        'URL = f"amqp://bot:{}@{{host}}/"',
+        'D = "host=pgbouncer port=6432 user=bot password={}"',
+    ],
+)
+def test_a_password_is_found_and_never_shown(source: str) -> None:
+    assert kinds(source.format(SECRET)) == ["password"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'PASSWORD = ""',
+        "PASSWORD = None",
+        'PASSWORD = os.getenv("POSTGRES_PASSWORD")',
+        'PASSWORD = os.environ["POSTGRES_PASSWORD"]',
+        'PASSWORD = os.getenv("POSTGRES_PASSWORD", "")',
+        'PASSWORD_ENV = "POSTGRES_PASSWORD"',
+        'password_field = "pwd"',
+        'secret_name = "trading/exchange"',
+        'api_key = config["api_key"]',
+        'quote_token = "USDT"',
+        'token_url = "https://example.org/oauth/token"',
+        'password = f"{user}{salt}"',
+        'URL = "postgresql://bot:%s@pgbouncer:6432/trading_db" % password',
+        'URL = "postgresql://{}:{}@pgbouncer:6432/trading_db".format(user, password)',
+        'getpass.getpass("Password: ")',
+        'API_KEY = "<your key>"',
+        "passed = 'yes'",
+    ],
+)
+def test_what_is_no_password(source: str) -> None:
+    assert kinds(source) == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"SELECT * FROM trading.trades WHERE note = '{SECRET}'",
+        "UPDATE trading.bots SET api_key_hash = 'hunter'",
+        f"SELECT * FROM {{table}} WHERE note = '{SECRET}'",
+        f"SELECT * FROM trading.trades WHERE '{SECRET}' = ((",
+        f"SELECT * FROM trading.trades WHERE bot_id = '{SECRET}'",
+    ],
+)
+def test_a_literal_that_may_be_a_secret_is_blanked(sql: str) -> None:
+    found = problems(f'c.execute(f"{sql}")')
+    assert found
+    assert "hunter" not in repr([(problem.why, problem.change) for problem in found])
+    assert "'***'" in found[0].why + found[0].change
+
+
+def test_the_parsers_keep_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    """A warning would quote the source."""
+    problems(f'c.execute("VACUUM trades; ALTER SYSTEM SET x TO \'{SECRET}\'; SELECT * FROM trades")\nx = "\\{SECRET}"')
+    out, err = capfd.readouterr()
+    assert (out, err, caplog.text) == ("", "", "")
+
+
+# ----- names
+
+
+def audit(files: dict[str, str], accepted: list[str] | None = None, ours: list[str] | None = None) -> bots.Audit:
+    inventory: list[dict[str, Any]] = [{"id": "momentum_001", "folder": "momentum"}]
+    sources: bots.Sources = {"momentum": {"files": files, "skipped": {}}}
+    return bots.audit(sources, inventory, accepted or [], ours or [])
+
+
+def names(found: bots.Audit) -> list[str]:
+    return [finding.name for finding in found.findings]
+
+
+def test_a_name_survives_other_lines_and_spaces_but_no_other_statement() -> None:
+    source = 'c.execute("DELETE FROM trades WHERE id = %s")'
+    (name,) = names(audit({"a/b.py": source}))
+    assert re.fullmatch(r"momentum:a/b\.py:bot_id:[0-9a-f]{6}", name)
+    assert names(audit({"a/b.py": "# new\n\n" + source.replace("trades WHERE", "trades\\n  WHERE")})) == [name]
+    assert names(audit({"a/b.py": source.replace("id = %s", "pnl_usd = %s")})) != [name]
+    assert names(audit({"b.py": source})) != [name]
+
+
+def test_a_statement_that_stands_twice_is_one_finding() -> None:
+    found = audit({"a.py": 'c.execute("DELETE FROM trades")\n\nc.execute("DELETE FROM trades")'})
+    assert [finding.lines for finding in found.findings] == [(1, 3)]
+    assert "  a.py:1,3: statement without bot_id" in bots.listing(found)
+
+
+def test_a_finding_is_accepted_by_name() -> None:
+    files = {"a.py": "import sqlite3\nimport apsw"}
+    first, second = names(audit(files))
+    found = audit(files, accepted=[first, "momentum:gone.py:sqlite:000000"])
+    assert names(found) == [second]
+    assert [finding.name for finding in found.accepted] == [first]
+    assert found.unknown == ["momentum:gone.py:sqlite:000000"]
+    text = bots.listing(found)
+    assert "momentum (momentum_001): 1 finding, 1 accepted; 1 source checked" in text
+    assert "a.py:1: direct SQLite use, accepted" in text
+    assert "accepted, but not found any more: momentum:gone.py:sqlite:000000." in text
+
+
+def test_a_source_that_was_not_read_is_a_finding() -> None:
+    sources: bots.Sources = {"momentum": {"files": {}, "skipped": {"big.py": "2 bytes, more than 1"}}}
+    found = bots.audit(sources, [{"id": "momentum_001", "folder": "momentum"}], [], [])
+    assert [(finding.kind, finding.file) for finding in found.findings] == [("unread", "big.py")]
+    assert "2 bytes, more than 1" in bots.listing(found)
+
+
+def test_what_was_delivered_is_exempt_while_it_is_unchanged(tmp_path: Path) -> None:
+    source = "import sqlite3\n"
+    (tmp_path / "trading_db").mkdir()
+    (tmp_path / "trading_db/outbox.py").write_text(source)
+    ours = sorted(bots.delivered(tmp_path))
+    assert names(audit({"trading_db/outbox.py": source}, ours=ours)) == []
+    assert len(names(audit({"trading_db/outbox.py": source + "# mine"}, ours=ours))) == 1
+
+
+def test_the_summary_counts_by_kind() -> None:
+    found = audit({"a.py": 'import sqlite3\nc.execute("DELETE FROM trades")'})
+    assert bots.summary(found) == "2 findings in the code of 1 bot: statement without bot_id 1; direct SQLite use 1"
+    assert bots.summary(audit({})) == "No open finding in the code of 1 bot, 0 accepted."
+
+
+# ----- this repository
+
+
+def test_the_tables_are_those_of_the_schema() -> None:
+    schema = ROOT.joinpath("files/migrations/001_unified_schema.sql").read_text()
+    tables = re.findall(r"CREATE TABLE (trading|audit|config|analytics)\.(\w+) \((.*?)\n\)", schema, flags=re.S)
+    assert len(tables) > 12
+    assert {name: place for place, name, body in tables if re.search(r"^ +bot_id ", body, re.M)} == statements.SCHEMA_OF
+
+
+def legacy(bot: str) -> Counter[tuple[str, str]]:
+    folder = LEGACY / bot
+    files = {str(path.relative_to(folder)): path.read_bytes().decode("latin-1") for path in folder.rglob("*.py")}
+    sources: bots.Sources = {bot: {"files": files, "skipped": {}}}
+    found = bots.audit(sources, [{"id": f"{bot}_001", "folder": bot}], [], [])
+    return Counter((finding.file, finding.kind) for finding in found.findings)
+
+
+@pytest.mark.parametrize(
+    ("bot", "expected"),
+    [
+        (
+            "shortseller",
+            {
+                ("config/settings.py", "connection"): 2,
+                ("src/database/trade_logger.py", "bot_id"): 13,
+                ("src/database/trade_logger.py", "dynamic"): 1,
+            },
+        ),
+        (
+            "momentum",
+            {
+                ("database/trade_database.py", "sqlite"): 1,
+                ("database/trade_database.py", "bot_id"): 10,
+                ("main.py", "sqlite"): 1,
+                ("main.py", "dynamic"): 2,
+            },
+        ),
+        ("lxalgo", {}),
+    ],
+)
+def test_the_legacy_bots(bot: str, expected: dict[tuple[str, str], int]) -> None:
+    assert dict(legacy(bot)) == expected
+
+
+# ----- any text
+
+
+SQL_WORDS = st.sampled_from(
+    [
+        "SELECT",
+        "FROM",
+        "trades",
+        "WHERE",
+        "bot_id",
+        "=",
+        "%s",
+        "(",
+        ")",
+        ",",
+        "*",
+        "JOIN",
+        "ON",
+        "USING",
+        "INSERT",
+        "INTO",
+        "VALUES",
+        "UPDATE",
+        "SET",
+        "DELETE",
+        "WITH",
+        "AS",
+        "UNION",
+        "%(a)s",
+        "?",
+        ":x",
+        "$1",
+        "'",
+        '"',
+        "--",
+        "/*",
+        "*/",
+        "{x}",
+        "{}",
+        "%d",
+        ";",
+        "LEFT",
+        "OR",
+        "AND",
+        "NOT",
+        "IN",
+        "ANY",
+        "LIMIT",
+        "positions",
+        "t",
+        "x",
+        ".",
+        "::",
+        "[",
+        "]",
+        "\\",
+        "market_data",
+        "COPY",
+    ]
+)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_crash_it(source: bytes) -> None:
+    problems(source)
+
+
+@given(
+    st.lists(SQL_WORDS, max_size=25),
+    st.sampled_from(["c.execute({})", "q = {}", "c.execute({} % x)", "q = f{}\nq += q"]),
+)
+def test_no_statement_crashes_it(words: list[str], frame: str) -> None:
+    problems(frame.format(repr(" ".join(["SELECT", *words]))))
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_no_text_crashes_it(one: str, other: str) -> None:
+    problems(f"x = {one!r}\nexecute(x + {other!r})\npassword = {one!r}\ny = {{{other!r}: {one!r}}}")
