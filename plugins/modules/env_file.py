@@ -56,7 +56,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Point the bot at the database
-  env_file:
+  ansible.legacy.env_file:
     path: /srv/bot/.env
     values: {POSTGRES_HOST: pgbouncer, POSTGRES_PORT: 6432}
     secrets: {POSTGRES_PASSWORD: "{{ password }}"}
@@ -64,7 +64,7 @@ EXAMPLES = r"""
     backup: /srv/backups/bot/env
 
 - name: Take that back
-  env_file:
+  ansible.legacy.env_file:
     path: /srv/bot/.env
     backup: /srv/backups/bot/env
     state: restored

@@ -31,7 +31,8 @@ SECRET_NAME = re.compile(
 )
 # Such a name says where a secret is, not what it is.
 ABOUT_SECRET = re.compile(
-    r"(?:env|var|variable|file|path|name|field|header|url|label|prompt|help|hash_algorithm|type|length|manager)$", re.I
+    r"(?:env|var|variable|file|path|name|field|header|url|label|prompt|help|regex|pattern|type|length|button|codes?)$",
+    re.I,
 )
 ENVIRONMENT_NAME = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
 

@@ -39,7 +39,9 @@ class Text:
     parts: tuple[str | Hole, ...]
 
     def __add__(self, other: Text) -> Text:
-        return Text(self.parts + other.parts)
+        parts = self.parts + other.parts
+        length = sum(len(part) if isinstance(part, str) else 1 for part in parts)
+        return Text(parts) if length <= LONGEST else Text((Hole(),))
 
     @property
     def literal(self) -> str | None:
@@ -63,6 +65,8 @@ class Text:
         return "".join(pieces), labels
 
 
+# Doubling a text a few dozen times would fill the memory. No statement is that long.
+LONGEST = 50_000
 # What may yet be added to a text.
 MORE = Text((" ", Hole()))
 
@@ -115,7 +119,7 @@ class Texts:
         self.attributes: dict[str, list[ast.expr]] = {}
         # Uses of a name whose text became part of another.
         self.consumed: set[ast.AST] = set()
-        self._open: set[tuple[int, str]] = set()
+        self._named: dict[tuple[int, str], Text | None] = {}
         self._collect(tree, self.module, 0)
 
     # ----- names
@@ -232,18 +236,17 @@ class Texts:
 
     def _name(self, name: str, scope: Scope) -> Text | None:
         holder = scope.holder(name)
-        if holder is None or name in holder.opaque or (id(holder), name) in self._open:
+        if holder is None or name in holder.opaque:
             return None
-        self._open.add((id(holder), name))
-        try:
+        place = (id(holder), name)
+        if place not in self._named:
+            # A name that is made of itself by way of others is unknown.
+            self._named[place] = None
             versions = self.versions(holder, name)
-        finally:
-            self._open.discard((id(holder), name))
-        starts = [event for event in holder.events[name] if not event.extends]
-        if len(versions) != 1 or len(starts) != 1:
-            return None
-        only = versions[0]
-        return only.least if only.least == only.most else only.least + MORE
+            if len(versions) == 1 and sum(not event.extends for event in holder.events[name]) == 1:
+                only = versions[0]
+                self._named[place] = only.least if only.least == only.most else only.least + MORE
+        return self._named[place]
 
     def _percent(self, template: Text, right: ast.expr, scope: Scope, known: dict[str, Text]) -> Text:
         values = iter(right.elts if isinstance(right, ast.Tuple) else [right])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from plugins.filter.compose_shadowed_keys import compose_shadowed_keys
@@ -21,7 +21,10 @@ from tests.env_files import OURS, VALUES, files
 # With Compose as Debian packages it.
 IMAGE = "trading-testbed-host:latest"
 ABSENT = "MAX_POSITIONS"
-SLOW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+# Making a failing example smaller would take minutes.
+SLOW = settings(
+    max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
+)
 
 
 class Compose:

@@ -94,7 +94,8 @@ class Server:
 
 
 @contextmanager
-def server(image: str, user: str, migrations: Path) -> Iterator[Server]:
+def server(image: str, user: str, migrations: Path, port: int | None = None) -> Iterator[Server]:
+    """A PostgreSQL in a container. One that is to be restarted needs a port of its own."""
     client = docker.from_env()
     container = client.containers.run(
         image,
@@ -107,7 +108,7 @@ def server(image: str, user: str, migrations: Path) -> Iterator[Server]:
             "POSTGRES_INITDB_ARGS": "--locale=C.UTF-8 --encoding=UTF8",
         },
         volumes={str(migrations): {"bind": "/migrations", "mode": "ro"}},
-        ports={"5432/tcp": ("127.0.0.1", None)},
+        ports={"5432/tcp": ("127.0.0.1", port)},
         # `make clean` finds what a killed run left behind by this label.
         labels={"trading.testbed": "database-tests"},
         detach=True,

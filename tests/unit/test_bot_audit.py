@@ -321,6 +321,7 @@ SOURCES: dict[str, tuple[str, list[str]]] = {
     "Python 2": ('print "x"', ["unread"]),
     "a NUL": ("x = '\0'", ["unread"]),
     "nested": ("(" * 5000 + ")" * 5000, ["unread"]),
+    "a long sum": ("x = " + " + ".join("1" * 5000), ["unread"]),
     "nothing": ("", []),
 }
 
@@ -512,6 +513,27 @@ def test_the_legacy_bots(bot: str, expected: dict[tuple[str, str], int]) -> None
     assert dict(legacy(bot)) == expected
 
 
+# What the audit finds in the files that this project delivers, and why it is right there. They are exempt by
+# checksum on a host; a bot's programmer who copies from them is not.
+GENERIC = "statements made for several tables at run time, of which each is confined to the bot"
+DELIVERED = {
+    "trading_db/legacy.py": {"dynamic": GENERIC},
+    "trading_db/statements.py": {"dynamic": GENERIC},
+    "trading_db/outbox.py": {"sqlite": "the outbox, which holds what the database cannot take yet"},
+    "shortseller/src/database/trade_logger.py": {"dynamic": GENERIC},
+    "momentum/database/trade_database.py": {
+        "sqlite": "the legacy class raises SQLite's exceptions, and its backup() writes a SQLite file",
+        "dynamic": GENERIC,
+    },
+}
+
+
+@pytest.mark.parametrize("file", sorted(str(path.relative_to(APPLICATIONS)) for path in APPLICATIONS.rglob("*.py")))
+def test_a_delivered_file(file: str) -> None:
+    found = problems((APPLICATIONS / file).read_bytes())
+    assert [problem for problem in found if problem.kind not in DELIVERED.get(file, {})] == []
+
+
 # ----- any text
 
 
@@ -572,6 +594,12 @@ SQL_WORDS = st.sampled_from(
         "COPY",
     ]
 )
+
+
+def test_a_text_that_doubles_and_doubles_ends() -> None:
+    doubled = "".join(f"a{n + 1} = a{n} + a{n}\n" for n in range(60))
+    grown = "q = 'SELECT * FROM trades'\n" + "q += q\n" * 60
+    assert kinds(f"a0 = 'SELECT 1'\n{doubled}c.execute(a60)\n{grown}") == []
 
 
 @given(st.binary(max_size=200))

@@ -9,7 +9,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
-from decimal import Decimal
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from .instance import VERSION, Instance
 from .outbox import Operation, Outbox, decode, encode
 from .settings import Settings
 from .statements import checked, exit_trade, insert, split_trade, update, upsert_day
-from .values import UTC, Amount, decimal
+from .values import UTC, Amount, product
 
 Row = dict[str, Any]
 # Columns that name a row of the bot.
@@ -183,7 +182,7 @@ class TradingDB:
             "metadata": metadata,
         }
         if position_size_usd is None:
-            row["position_size_usd"] = _product(quantity, price)
+            row["position_size_usd"] = product("quantity", quantity, "price", price)
         also = []
         if position:
             opened = {
@@ -782,10 +781,6 @@ class TradingDB:
         _log.warning("%s", text)
         row = {"event_type": "second_instance", "event_level": "WARNING", "component": "trading_db", "message": text}
         self._outbox.append("event second_instance", encode([insert("audit.system_events", self.bot_id, row)]))
-
-
-def _product(quantity: Amount, price: Amount) -> Decimal:
-    return decimal("quantity", quantity) * decimal("price", price)
 
 
 def _parameters(given: Any) -> Any:

@@ -51,7 +51,7 @@ def cause(error: Exception) -> str:
 class Connection:
     """One connection, used by one thread at a time."""
 
-    def __init__(self, settings: Settings, seconds: float = CONNECT_SECONDS, **options: str) -> None:
+    def __init__(self, settings: Settings, seconds: float = CONNECT_SECONDS, **options: Any) -> None:
         self._statement_seconds = settings.statement_seconds
         self._raw = psycopg2.connect(
             host=settings.host,
@@ -129,10 +129,10 @@ class Connection:
             waiting = select.poll()
             waiting.register(self._raw.fileno(), events)
             left = deadline - time.monotonic()
-            if left <= 0 or not waiting.poll(left * 1000 + 1):
-                if time.monotonic() >= deadline:
-                    self.close()
-                    raise NoAnswer("the server did not answer in time")
+            if left <= 0:
+                self.close()
+                raise NoAnswer("the server did not answer in time")
+            waiting.poll(left * 1000 + 1)
 
 
 def _in_utc(value: Any) -> Any:
@@ -157,7 +157,7 @@ class Pool:
         with connection.transaction(read_only=True, seconds=max(0.05, deadline - time.monotonic())):
             cursor = connection.execute(sql, parameters, max(0.05, deadline - time.monotonic()))
             names = [column.name for column in cursor.description or ()]
-            found = [dict(zip(names, map(_in_utc, row))) for row in (cursor.fetchall() if names else ())]
+            found = [dict(zip(names, map(_in_utc, row), strict=True)) for row in (cursor.fetchall() if names else ())]
         with self._lock:
             self._idle.append(connection)
         return found

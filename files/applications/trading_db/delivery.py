@@ -17,7 +17,7 @@ import psycopg2
 from .connection import Connection, cause, is_final
 from .errors import SecondInstance, TradingDBError, Unavailable
 from .instance import Instance
-from .outbox import Entry, Outbox, OutboxError, encode
+from .outbox import Entry, Outbox, OutboxError, OutboxFull, encode
 from .settings import Settings
 from .statements import insert
 
@@ -124,10 +124,10 @@ class Delivery(threading.Thread):
                 pause = _FIRST_PAUSE
             except SecondInstance as error:
                 _log.critical("%s", error)
-            except OutboxError as error:
-                self._fail(error)
-                return
             except Exception as error:
+                if isinstance(error, OutboxError) and not isinstance(error, OutboxFull):
+                    self._fail(error)
+                    return
                 self._disconnect()
                 self._note_trouble(error)
                 with self._changed:
@@ -152,9 +152,12 @@ class Delivery(threading.Thread):
                     self._beat_wanted = False
                     self._changed.notify_all()
         self._reserve_ids(self._connection)
+        newest = self._outbox.last_sequence()
         entries = self._outbox.pending(self._position, 1 if self._position < self._singly_until else _BATCH)
         if entries:
             self._deliver(self._connection, entries)
+        else:
+            self._arrive(newest, in_file=False)
         self._note_no_trouble()
         with self._changed:
             if not entries:

@@ -12,6 +12,7 @@ import json
 import os
 import sqlite3
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -26,7 +27,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS entries (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-    created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ')),
+    created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     summary TEXT NOT NULL,
     operations TEXT NOT NULL,
     refused TEXT
@@ -39,6 +40,10 @@ CREATE TABLE IF NOT EXISTS ids (id INTEGER PRIMARY KEY);
 
 class OutboxError(TradingDBError):
     """The outbox cannot be used: nothing is acknowledged without it."""
+
+
+class OutboxFull(OutboxError):
+    """The outbox cannot be written now; what is in it is sound."""
 
 
 class Operation(NamedTuple):
@@ -169,7 +174,7 @@ class Outbox:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            raise OutboxError(_explained(self.path.absolute(), error)) from error
+            raise _explained(self.path.absolute(), error) from error
 
     # What the bot does.
 
@@ -261,7 +266,7 @@ def listed(folder: Path, bot_id: str) -> list[Listed]:
             rows = db.execute("SELECT sequence, created_at, summary, operations, refused FROM entries ORDER BY 1")
             return [Listed(*row) for row in rows]
     except sqlite3.DatabaseError as error:
-        raise OutboxError(_explained(path.absolute(), error)) from error
+        raise _explained(path.absolute(), error) from error
 
 
 def holder(folder: Path, bot_id: str) -> str | None:
@@ -281,18 +286,27 @@ def holder(folder: Path, bot_id: str) -> str | None:
 
 def _hold(path: Path) -> int:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _locked(file):
         other = os.read(file, 200).decode(errors="replace").strip() or "another process"
         os.close(file)
         raise OutboxError(
             f"the outbox {path.with_suffix('.outbox').absolute()} is held by {other}: expected one process a bot; "
             "stop that one, or give this one a bot id or a TRADING_DB_OUTBOX of its own"
-        ) from None
+        )
     os.ftruncate(file, 0)
     os.pwrite(file, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
     return file
+
+
+def _locked(file: int) -> bool:
+    """Take the lock. Whoever asks for the holder has it for a moment, so once is not enough."""
+    for _ in range(10):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.05)
+    return False
 
 
 def _sync_folder(folder: Path) -> None:
@@ -303,14 +317,19 @@ def _sync_folder(folder: Path) -> None:
         os.close(file)
 
 
-def _explained(path: Path, error: sqlite3.DatabaseError) -> str:
+def _explained(path: Path, error: sqlite3.DatabaseError) -> OutboxError:
     """What happened to the file, and what to do about it."""
     cause = str(error)
     if "full" in cause or "disk I/O" in cause:
-        return f"the outbox {path} cannot be written ({cause}), the write is not stored: free space on its disk"
-    if isinstance(error, sqlite3.OperationalError) and ("readonly" in cause or "unable to open" in cause):
-        return f"the outbox {path} cannot be written ({cause}), the write is not stored: make it writable for the bot"
-    return (
+        return OutboxFull(
+            f"the outbox {path} cannot be written ({cause}), the write is not stored: free space on its disk"
+        )
+    if "readonly" in cause or "unable to open" in cause:
+        return OutboxFull(
+            f"the outbox {path} cannot be written ({cause}), the write is not stored: make it and its folder writable "
+            f"for user {os.getuid()}"
+        )
+    return OutboxError(
         f"the outbox {path} cannot be used ({cause}), nothing was stored: stop the bot, move {path.name}* to another "
         f"folder, start the bot, which begins a new outbox, and look into the old one with "
         f"`sqlite3 {path.name} .recover` for entries that were not delivered"

@@ -9,7 +9,7 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timezone
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from typing import Any
@@ -54,8 +54,13 @@ def numeric(name: str, value: Any, whole: int, places: int) -> Decimal:
     if not exact or exact.adjusted() < whole:
         stored = exact.quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN, _EXACT)
         if not stored or stored.adjusted() < whole:
-            return stored + 0  # No negative zero.
+            return stored if stored else stored.copy_abs()  # No negative zero.
     raise Refused(f"{name} is {value!r}: expected at most {whole} digits before the point")
+
+
+def product(name: str, value: Any, by_name: str, by: Any) -> Decimal:
+    """The exact product of two amounts, whatever the bot has set for its own decimals."""
+    return _EXACT.multiply(decimal(name, value), decimal(by_name, by))
 
 
 def integer(name: str, value: Any, bits: int) -> int:
@@ -175,6 +180,14 @@ def pack(name: str, value: Any) -> Any:
     )
 
 
+_UNPACK: dict[str, Callable[[str], Any]] = {
+    "numeric": Decimal,
+    "time": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "json": str,
+}
+
+
 def unpack(packed: Any) -> Any:
     """The parameter that pack was given, for psycopg2."""
     if not isinstance(packed, dict):
@@ -182,4 +195,4 @@ def unpack(packed: Any) -> Any:
     ((kind, content),) = packed.items()
     if kind == "array":
         return [unpack(item) for item in content]
-    return {"numeric": Decimal, "time": datetime.fromisoformat, "date": date.fromisoformat, "json": str}[kind](content)
+    return _UNPACK[kind](content)

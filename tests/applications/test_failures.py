@@ -1,0 +1,277 @@
+"""What was acknowledged is in the database exactly once and in order, whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from trading_db import Refused, Settings, TradingDB, TradingDBError, Unavailable
+from trading_db.outbox import listed
+
+from tests.applications.conftest import BOT, Opener, Platform
+from tests.applications.proxy import Proxy
+from tests.database.conftest import PASSWORD, Target
+
+WRITER = Path(__file__).with_name("writer.py")
+
+
+def events(target: Target) -> list[str]:
+    """The events of the bot in the order of their storing."""
+    rows = target.rows("SELECT event_type FROM audit.system_events WHERE bot_id = %s ORDER BY id", BOT)
+    return [row["event_type"] for row in rows]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    return os.environ | {
+        "BOT_ID": settings.bot_id,
+        "POSTGRES_HOST": settings.host,
+        "POSTGRES_PORT": str(settings.port),
+        "POSTGRES_DB": settings.database,
+        "POSTGRES_USER": settings.user,
+        "POSTGRES_PASSWORD": settings.password,
+        "TRADING_DB_OUTBOX": str(settings.outbox),
+        "TRADING_DB_WAIT_SECONDS": "0.05",
+        "WRITER_BEAT_SECONDS": "0.3",
+    }
+
+
+@pytest.mark.parametrize("how", ["kill PostgreSQL", "pause PostgreSQL", "kill PgBouncer", "pause PgBouncer"])
+def test_writes_outlast_a_server(opener: Opener, killable: Platform, target: Target, how: str) -> None:
+    db = opener(wait_seconds=0.2, read_seconds=1, statement_seconds=2)
+    db.log_event("before")
+    verb, server = how.split()
+    name = killable.server.container if server == "PostgreSQL" else killable.pgbouncer
+    killable.kill(name) if verb == "kill" else killable.container(name).pause()
+
+    began = time.monotonic()
+    trades = [db.log_trade_entry("BTCUSDT", "Buy", 1, 1) for _ in range(3)]
+    for number in range(5):
+        db.log_event(f"event {number}")
+    # 8 waits of 0.2 s; a call that waited for a server's answer would take seconds each.
+    assert time.monotonic() - began < 8
+    assert db.pending_count >= 8
+    with pytest.raises(Unavailable, match=r"writes wait for the database .*the\s+writes are safe"):
+        db.get_open_trades()
+
+    killable.restore()
+    assert db.flush(60)
+    assert events(target) == ["before", *(f"event {number}" for number in range(5))]
+    assert {(row["trade_id"], row["id"]) for row in target.rows("SELECT trade_id, id FROM trading.trades")} == set(
+        trades
+    )
+    assert (db.pending_count, db.refused_count) == (0, 0)
+
+
+def test_a_call_need_not_wait_at_all(opener: Opener, killable: Platform, target: Target) -> None:
+    db = opener(wait_seconds=0)
+    killable.container(killable.server.container).pause()
+    began = time.monotonic()
+    for number in range(20):
+        db.log_event(f"event {number}")
+    assert time.monotonic() - began < 5
+    killable.restore()
+    assert db.flush(60)
+    assert events(target) == [f"event {number}" for number in range(20)]
+
+
+def test_terminated_connections_are_opened_again(db: TradingDB, target: Target) -> None:
+    for number in range(10):
+        target.server.execute(
+            "postgres",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{target.database}'",
+        )
+        db.log_event(f"event {number}")
+        assert len(db.fetch("SELECT * FROM audit.system_events")) == number + 1
+    assert events(target) == [f"event {number}" for number in range(10)]
+
+
+def test_a_lost_answer_to_commit_stores_nothing_twice(opener: Opener, platform: Platform, target: Target) -> None:
+    with closing(Proxy(platform.port)) as proxy:
+        db = opener(port=proxy.port)
+        for number in range(5):
+            proxy.lose_commits(2)
+            db.log_event(f"event {number}")
+        assert proxy.lost >= 5
+        assert events(target) == [f"event {number}" for number in range(5)]
+        assert db.pending_count == 0
+
+
+def test_a_delivery_that_still_runs_is_waited_for(opener: Opener, target: Target) -> None:
+    """The old connection is lost, its transaction is not: the next one must not overtake it."""
+    db = opener(wait_seconds=0)
+    with closing(target.server.connect(target.database)) as other:
+        cursor = other.cursor()
+        cursor.execute("UPDATE delivery.outboxes SET last_sequence = last_sequence + 1")
+        cursor.execute("INSERT INTO audit.system_events (bot_id, event_type) VALUES (%s, 'event')", (BOT,))
+        db.log_event("event")
+        assert not db.flush(1)
+        other.commit()
+    assert db.flush(30)
+    assert events(target) == ["event"]
+
+
+def test_a_killed_bot_has_lost_nothing_that_it_acknowledged(
+    settings: Settings, opener: Opener, target: Target, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    chance = random.Random(1)
+    for _ in range(4):
+        bot = subprocess.Popen([sys.executable, str(WRITER), str(journal), "one"], env=environment(settings))
+        lines = journal.read_text().count("\n") if journal.exists() else 0
+        while not journal.exists() or journal.read_text().count("\n") < lines + 20 + chance.randrange(20):
+            assert bot.poll() is None
+            time.sleep(0.01)
+        bot.kill()
+        bot.wait()
+    assert opener().flush(60)
+    acknowledged = [line for line in journal.read_text().splitlines() if line != "started"]
+    stored = [f"{row['trade_id']} {row['id']}" for row in target.rows("SELECT trade_id, id FROM trading.trades")]
+    assert len(acknowledged) >= 80
+    assert len(set(stored)) == len(stored)
+    assert set(acknowledged) <= set(stored)
+    # A write whose acknowledgement the kill cut off may be there: one for each kill.
+    assert len(stored) - len(acknowledged) <= 4
+    rows = target.rows("SELECT metadata ->> 'process' AS p, metadata ->> 'count' AS c FROM trading.trades ORDER BY id")
+    for process in {row["p"] for row in rows}:
+        counts = [int(row["c"]) for row in rows if row["p"] == process]
+        assert counts == list(range(len(counts)))
+
+
+def test_a_bot_killed_while_the_database_is_away(
+    settings: Settings, opener: Opener, killable: Platform, target: Target, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    bot = subprocess.Popen([sys.executable, str(WRITER), str(journal), "one"], env=environment(settings))
+    while not journal.exists() or journal.read_text().count("\n") < 5:
+        time.sleep(0.01)
+    killable.kill(killable.server.container)
+    lines = journal.read_text().count("\n")
+    while journal.read_text().count("\n") < lines + 10:
+        assert bot.poll() is None
+        time.sleep(0.01)
+    bot.kill()
+    bot.wait()
+    with pytest.raises(Unavailable, match="did not answer within 0 s"):
+        opener(start_seconds=0)
+    assert len(listed(settings.outbox, BOT)) >= 10
+    killable.restore()
+    assert opener().flush(60)
+    acknowledged = {line for line in journal.read_text().splitlines() if line != "started"}
+    stored = {f"{row['trade_id']} {row['id']}" for row in target.rows("SELECT trade_id, id FROM trading.trades")}
+    assert acknowledged <= stored
+
+
+def test_threads_write_in_an_order_of_their_own(opener: Opener, target: Target) -> None:
+    db = opener(wait_seconds=0)
+
+    def work(name: int) -> None:
+        for number in range(100):
+            db.log_event(f"{name} {number}")
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert db.flush(60)
+    found = events(target)
+    assert len(found) == 400
+    for name in range(4):
+        assert [e for e in found if e.startswith(f"{name} ")] == [f"{name} {number}" for number in range(100)]
+
+
+def test_what_the_database_refuses_is_kept_aside_and_blocks_nothing(
+    opener: Opener, settings: Settings, target: Target, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = opener(wait_seconds=0)
+    sql = "INSERT INTO audit.system_events (bot_id, event_type, event_level) VALUES (%s, %s, %s)"
+    first.log_event("before")
+    # All of an entry is refused: it is one transaction.
+    first.write([(sql, (BOT, "half", "INFO")), (sql, (BOT, "bad", "NO LEVEL"))])
+    first.write([("INSERT INTO nowhere VALUES (1)", ())])
+    first.log_event("after")
+    assert first.flush(30)
+    assert first.flush(30)  # The notices that the refusals added.
+    assert events(target) == ["before", "after", "write_refused", "write_refused"]
+    assert (
+        target.value("SELECT count(*) FROM audit.system_events WHERE event_level = 'ERROR' AND message ~ 'refused'")
+        == 2
+    )
+    assert first.refused_count == 2
+    assert "check constraint" in caplog.text
+    assert first.close()
+
+    refused = listed(settings.outbox, BOT)
+    assert [entry.summary[:20] for entry in refused] == ["statements of the bo"] * 2
+    assert "system_events_event_level_check" in (refused[0].refused or "")
+    assert "half" in refused[0].operations
+    again = opener()
+    assert again.refused_count == 2
+    with pytest.raises(Refused, match=r"was refused by the database: .*nowhere.*Nothing of it was stored"):
+        again.write([("INSERT INTO nowhere VALUES (1)", ())])
+
+
+def test_row_ids_run_out_loudly(opener: Opener, killable: Platform, target: Target) -> None:
+    db = opener(wait_seconds=0.1, id_reserve=3)
+    killable.kill(killable.pgbouncer)
+    made = [db.log_trade_entry("BTCUSDT", "Buy", 1, 1) for _ in range(3)]
+    with pytest.raises(Unavailable, match=r"all 3 reserved row ids are used up.*TRADING_DB_ID_RESERVE"):
+        db.log_trade_entry("BTCUSDT", "Buy", 1, 1)
+    db.log_event("others need none")
+    killable.restore()
+    assert db.flush(60)
+    stored = {(row["trade_id"], row["id"]) for row in target.rows("SELECT trade_id, id FROM trading.trades")}
+    assert stored == set(made)
+
+
+def test_a_full_disk_acknowledges_nothing(opener: Opener, killable: Platform, target: Target) -> None:
+    db = opener(wait_seconds=0.1)
+    killable.container(killable.pgbouncer).pause()
+    db.log_event("before")
+    pages = db._outbox._db.execute("PRAGMA page_count").fetchone()[0]
+    db._outbox._db.execute(f"PRAGMA max_page_count = {pages}")
+    stored = []
+
+    def fill() -> None:
+        for _ in range(100):
+            db.log_event("filling", message="x" * 500)
+            stored.append("filling")
+
+    with pytest.raises(TradingDBError, match="the write is not stored: free space on its disk"):
+        fill()
+    db._outbox._db.execute("PRAGMA max_page_count = 1000000")
+    db.log_event("after")
+    killable.restore()
+    assert db.flush(60)
+    assert events(target) == ["before", *stored, "after"]
+
+
+def test_an_outbox_put_back_from_an_older_copy_swallows_nothing(
+    opener: Opener, settings: Settings, target: Target
+) -> None:
+    db = opener()
+    db.log_event("one")
+    db.close()
+    path = settings.outbox / f"{BOT}.outbox"
+    copy = path.read_bytes()
+    db = opener()
+    db.log_event("two")
+    db.log_event("three")
+    db.close()
+    path.write_bytes(copy)
+    opener().log_event("four")
+    assert events(target) == ["one", "two", "three", "four"]
+
+
+def test_a_wrong_password_is_named_and_never_shown(opener: Opener) -> None:
+    with pytest.raises(Unavailable, match=r"password authentication failed|SASL authentication failed") as caught:
+        opener(password="not-the-one", start_seconds=0)
+    assert "not-the-one" not in str(caught.value)
+    assert PASSWORD not in repr(opener()._settings)
