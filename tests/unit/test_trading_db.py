@@ -195,8 +195,8 @@ def test_the_outbox_keeps_its_entries_and_numbers_over_a_restart(tmp_path: Path)
     box = Outbox(tmp_path, "bot")
     for name in ("one", "two", "three"):
         box.append(name, encode([Operation("SELECT 1", [name])]))
-    box.add_ids([7, 8])
-    assert box.take_id() == 7
+    box.add_ids("trading.trades", [7, 8])
+    assert box.take_id("trading.trades") == 7
     box.refuse(1, "because")
     box.delivered(2)
     known = box.outbox_id
@@ -205,7 +205,7 @@ def test_the_outbox_keeps_its_entries_and_numbers_over_a_restart(tmp_path: Path)
     assert box.outbox_id == known
     assert [entry.summary for entry in box.pending(0, 10)] == ["three"]
     assert (box.last_sequence(), box.refused_count(), box.pending_count()) == (3, 1, 1)
-    assert (box.take_id(), box.take_id()) == (8, None)
+    assert (box.take_id("trading.trades"), box.take_id("trading.trades")) == (8, None)
     box.delivered(3)
     assert box.append("four", "[]") == 4
     assert [(e.summary, e.refused) for e in listed(tmp_path, "bot")] == [("one", "because"), ("four", None)]
@@ -215,16 +215,16 @@ def test_the_outbox_keeps_its_entries_and_numbers_over_a_restart(tmp_path: Path)
 
 def test_an_entry_whose_parameters_cannot_be_kept_takes_no_id(tmp_path: Path) -> None:
     box = Outbox(tmp_path, "bot")
-    box.add_ids([7])
+    box.add_ids("trading.trades", [7])
 
     def append() -> None:
         with box.transaction():
-            box.take_id()
+            box.take_id("trading.trades")
             encode([Operation("SELECT %s", [object()])])
 
     with pytest.raises(Refused, match="parameter 1"):
         append()
-    assert box.take_id() == 7
+    assert box.take_id("trading.trades") == 7
     box.close()
 
 

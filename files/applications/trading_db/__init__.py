@@ -11,7 +11,8 @@
 refused; `python -m trading_db check` proves the connection.
 """
 
-from .client import Trade, TradingDB
+from .base import Trade
+from .client import TradingDB
 from .errors import Refused, SecondInstance, TradingDBError, Unavailable
 from .settings import Settings
 

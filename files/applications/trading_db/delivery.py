@@ -31,7 +31,7 @@ VALUES (%(bot_id)s, %(outbox_id)s, %(sequence)s) ON CONFLICT DO NOTHING"""
 _KNOWN = """SELECT last_sequence FROM delivery.outboxes WHERE bot_id = %(bot_id)s AND outbox_id = %(outbox_id)s"""
 _ADVANCE = """UPDATE delivery.outboxes SET last_sequence = %(last)s
 WHERE bot_id = %(bot_id)s AND outbox_id = %(outbox_id)s AND last_sequence < %(first)s"""
-_RESERVE = """SELECT nextval(pg_get_serial_sequence('trading.trades', 'id')) FROM generate_series(1, %(count)s)"""
+_RESERVE = """SELECT nextval(pg_get_serial_sequence(%(table)s, 'id')) FROM generate_series(1, %(count)s)"""
 
 
 class _Refusal(Exception):
@@ -53,6 +53,8 @@ class Delivery(threading.Thread):
         self._stopping = False
         self._woken = False
         self._beat_wanted = False
+        # Tables of which row ids are kept.
+        self._tables = ["trading.trades"]
         # Why nothing is delivered now.
         self.trouble: str | None = None
         # Why nothing will be any more.
@@ -106,6 +108,15 @@ class Delivery(threading.Thread):
             self._beat_wanted = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._beat_wanted or self.trouble or self.failure, seconds)
+
+    def keep_ids(self, table: str, seconds: float) -> None:
+        """Keep row ids of a table from now on; wait for the first."""
+        with self._changed:
+            if table not in self._tables:
+                self._tables.append(table)
+            self._woken = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._outbox.id_count(table) or self.trouble or self.failure, seconds)
 
     def stop(self, seconds: float) -> None:
         """End the thread and the instance."""
@@ -189,11 +200,14 @@ class Delivery(threading.Thread):
             return int(known)
 
     def _reserve_ids(self, connection: Connection) -> None:
-        missing = self._settings.id_reserve - self._outbox.id_count()
-        if missing * 2 >= self._settings.id_reserve:
-            with connection.transaction(_RESERVE, {"count": missing}) as cursor:
-                ids = [number for (number,) in cursor.fetchall()]
-            self._outbox.add_ids(ids)
+        for table in tuple(self._tables):
+            missing = self._settings.id_reserve - self._outbox.id_count(table)
+            if missing * 2 >= self._settings.id_reserve:
+                with connection.transaction(_RESERVE, {"table": table, "count": missing}) as cursor:
+                    ids = [number for (number,) in cursor.fetchall()]
+                self._outbox.add_ids(table, ids)
+                with self._changed:
+                    self._changed.notify_all()
 
     def _deliver(self, connection: Connection, entries: list[Entry]) -> None:
         first, last = entries[0].sequence, entries[-1].sequence

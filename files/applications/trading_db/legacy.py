@@ -15,7 +15,9 @@ business while the database is away.
 from __future__ import annotations
 
 import json
+import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ContextDecorator
@@ -128,7 +130,8 @@ class Table:
                 except Refused as error:
                     raise Refused(f"{self.name}.{column.name}: {error}") from None
             if column.kind.keep:
-                given[column.name] = value
+                # JSON has no word for infinity.
+                given[column.name] = repr(value) if value in (math.inf, -math.inf) else value
         return columns, given
 
     def insert(self, row: Mapping[str, Any], further: Mapping[str, Any], conflict: str = "") -> Operation:
@@ -193,12 +196,16 @@ class LegacyStore:
 
     # Rows remembered of a table: far more than a bot has open.
     REMEMBERED = 5000
+    # So long (seconds) no call waits for a database that has just not answered.
+    SPARED = 5.0
 
     def __init__(self, *tables: Table) -> None:
         self._lock = threading.RLock()
         self._memory: dict[str, OrderedDict[int, Row]] = {table.name: OrderedDict() for table in tables}
         self.client = shared.acquire()
         self.bot_id = self.client.bot_id
+        self.client.keep_ids(*(table.target for table in tables))
+        self._asked_in_vain = float("-inf")
 
     def close(self) -> None:
         shared.release(self.client)
@@ -208,6 +215,16 @@ class LegacyStore:
         rows = self.client.fetch(table.query(where, rest), {"bot_id": self.bot_id, **parameters})
         return [table.show(row) for row in rows]
 
+    def _ask(self, table: Table, where: str, **parameters: Any) -> list[Row]:
+        """As select, for what memory can answer."""
+        if time.monotonic() < self._asked_in_vain + self.SPARED:
+            raise Unavailable("the database has just not answered: ask again in some seconds")
+        try:
+            return self.select(table, where, **parameters)
+        except Unavailable:
+            self._asked_in_vain = time.monotonic()
+            raise
+
     def known(self, table: Table, where: str, kept: Callable[[Row], bool], **parameters: Any) -> list[Row]:
         """The rows of a bot's open business: `where` in SQL, the same in Python.
 
@@ -215,7 +232,7 @@ class LegacyStore:
         they are: nobody else writes the bot's rows. Ask once while it answers.
         """
         try:
-            rows = self.select(table, where, **parameters)
+            rows = self._ask(table, where, **parameters)
         except Unavailable:
             rows = self.recall(table, kept)
         else:
@@ -230,7 +247,7 @@ class LegacyStore:
         if row_id is None:
             return None
         try:
-            rows = self.select(table, table.where_id(), row_id=row_id)
+            rows = self._ask(table, table.where_id(), row_id=row_id)
         except Unavailable:
             rows = self.recall(table, lambda row: bool(row["id"] == row_id))
             if not rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
@@ -80,11 +81,13 @@ class Whole(Kind):
 
     def store(self, value: float) -> int | None:
         """None where it is too large, then metadata alone holds it."""
+        if not math.isfinite(value):
+            return None
         stored = round(value)
         return stored if -(2 ** (self.bits - 1)) <= stored < 2 ** (self.bits - 1) else None
 
     def show(self, stored: int | None, kept: Any) -> int | float | None:
-        given = integer(kept)
+        given = None if kept is None else integer(float(kept) if isinstance(kept, str) else kept)
         return given if given is not None and self.store(given) == stored else stored
 
 
@@ -214,7 +217,7 @@ class Integer(Kind):
 
 def rounded(value: Decimal, places: int, rounding: str) -> Decimal | None:
     """The number in so many places; None where it has too many digits before the point."""
-    if value.adjusted() <= WHOLE[places]:
+    if value.is_finite() and value.adjusted() <= WHOLE[places]:
         stored = value.quantize(Decimal(1).scaleb(-places), rounding, _EXACT)
         if stored.adjusted() < WHOLE[places]:
             return stored
@@ -227,22 +230,20 @@ def decimal(value: Any, places: int = 8) -> Decimal:
         number = Decimal(repr(float(value)) if isinstance(value, float) else str(value))
     except InvalidOperation:
         raise Refused(f"{value!r} is not a number") from None
-    stored = rounded(number, places, ROUND_HALF_UP) if number.is_finite() else None
+    stored = rounded(number, places, ROUND_HALF_UP)
     if stored is None:
         raise Refused(f"{value} does not fit, expected less than 1e{WHOLE[places]}")
     return stored
 
 
 def real(value: Any) -> float | None:
-    """What SQLite's REAL column makes of a value. Raises Refused."""
+    """What SQLite's REAL column makes of a value: NULL of NaN. Raises Refused."""
     if value is None:
         return None
     try:
         number = float(value)
     except (TypeError, ValueError):
         raise Refused(f"{value!r} is not a number") from None
-    if number in (float("inf"), float("-inf")):
-        raise Refused(f"{value!r} is not finite, expected a number")
     return number if number == number else None
 
 

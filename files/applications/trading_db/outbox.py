@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS entries (
 );
 CREATE INDEX IF NOT EXISTS entries_refused ON entries (sequence) WHERE refused IS NOT NULL;
 -- Row ids that the database has given to this bot and no row has yet.
-CREATE TABLE IF NOT EXISTS ids (id INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS ids (target TEXT NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (target, id)) WITHOUT ROWID;
 """
 
 
@@ -185,11 +185,11 @@ class Outbox:
             assert cursor.lastrowid is not None
             return cursor.lastrowid
 
-    def take_id(self) -> int | None:
-        """A reserved row id, never given again; None if there is none left."""
+    def take_id(self, table: str) -> int | None:
+        """A row id reserved for a table, never given again; None if there is none left."""
         with self.transaction():
-            (found,) = self._db.execute("SELECT min(id) FROM ids").fetchone()
-            self._db.execute("DELETE FROM ids WHERE id = ?", (found,))
+            (found,) = self._db.execute("SELECT min(id) FROM ids WHERE target = ?", (table,)).fetchone()
+            self._db.execute("DELETE FROM ids WHERE target = ? AND id = ?", (table, found))
             return None if found is None else int(found)
 
     def last_sequence(self) -> int:
@@ -209,12 +209,12 @@ class Outbox:
     def pending_count(self) -> int:
         return self._value("SELECT count(*) FROM entries WHERE refused IS NULL") or 0
 
-    def id_count(self) -> int:
-        return self._value("SELECT count(*) FROM ids") or 0
+    def id_count(self, table: str) -> int:
+        return self._value("SELECT count(*) FROM ids WHERE target = ?", table) or 0
 
-    def _value(self, query: str) -> int | None:
+    def _value(self, query: str, *parameters: str) -> int | None:
         with self._lock, self._errors_named():
-            found: int | None = self._db.execute(query).fetchone()[0]
+            found: int | None = self._db.execute(query, parameters).fetchone()[0]
             return found
 
     # What the delivery does.
@@ -239,10 +239,10 @@ class Outbox:
         with self.transaction():
             self._db.execute("UPDATE entries SET refused = ? WHERE sequence = ?", (reason, sequence))
 
-    def add_ids(self, ids: Sequence[int]) -> None:
+    def add_ids(self, table: str, ids: Sequence[int]) -> None:
         """Keep row ids that the database has reserved."""
         with self.transaction():
-            self._db.executemany("INSERT OR IGNORE INTO ids VALUES (?)", [(number,) for number in ids])
+            self._db.executemany("INSERT OR IGNORE INTO ids VALUES (?, ?)", [(table, number) for number in ids])
 
     def continue_after(self, sequence: int) -> None:
         """Number new entries from there on, if that is ahead.

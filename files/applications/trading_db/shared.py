@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
 
 from .client import TradingDB
@@ -31,12 +30,3 @@ def release(client: TradingDB) -> None:
                     return
                 del _clients[settings]
                 client.close()
-
-
-@atexit.register
-def _close_all() -> None:
-    """Bots that never close what they opened still deliver their last write."""
-    with _lock:
-        for client, _ in _clients.values():
-            client.close()
-        _clients.clear()

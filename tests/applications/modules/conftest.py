@@ -15,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import docker
-import psycopg2
 import pytest
+
+from tests.applications.conftest import Platform
 
 # Their fixtures are those of this folder as well.
 from tests.database.conftest import (
@@ -25,95 +25,16 @@ from tests.database.conftest import (
     LEGACY_FILES,
     PASSWORD,
     ROOT,
-    Server,
     Target,
     legacy,
     legacy_server,
     migrations,
     momentum,
-    target,
-    target_server,
 )
 
-__all__ = ["legacy", "legacy_server", "migrations", "momentum", "target", "target_server"]
+__all__ = ["legacy", "legacy_server", "migrations", "momentum"]
 
 APPLICATIONS = ROOT / "files/applications"
-PGBOUNCER_INI = """
-[databases]
-* = host={host} port=5432
-[pgbouncer]
-listen_addr = 0.0.0.0
-listen_port = 6432
-auth_type = scram-sha-256
-auth_file = /etc/pgbouncer/userlist.txt
-pool_mode = transaction
-ignore_startup_parameters = extra_float_digits
-server_login_retry = 1
-"""
-
-
-@dataclass
-class Pooler:
-    """PgBouncer before the server of a test's database."""
-
-    container: Any
-
-    @property
-    def port(self) -> int:
-        self.container.reload()
-        return int(self.container.ports["6432/tcp"][0]["HostPort"])
-
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        """Neither answers nor refuses, as when the network is gone."""
-        self.container.pause()
-        try:
-            yield
-        finally:
-            self.container.unpause()
-
-
-@pytest.fixture(scope="session")
-def pooler(target_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pooler]:
-    client = docker.from_env()
-    folder = tmp_path_factory.mktemp("pgbouncer")
-    for parent in (folder, *folder.parents):
-        if parent.stat().st_uid == os.getuid() and parent != Path("/tmp"):
-            parent.chmod(0o755)
-    (folder / "pgbouncer.ini").write_text(PGBOUNCER_INI.format(host=target_server.container))
-    users = ["trading_user", *(bot["bot_id"] for bot in BOTS)]
-    (folder / "userlist.txt").write_text("".join(f'"{user}" "{PASSWORD}"\n' for user in users))
-    labels = {"trading.testbed": "database-tests"}
-    network = client.networks.create(f"trading-modules-{uuid.uuid4().hex[:8]}", labels=labels)
-    try:
-        network.connect(target_server.container)
-        container = client.containers.run(
-            "edoburu/pgbouncer:v1.24.1-p1",
-            volumes={str(folder): {"bind": "/etc/pgbouncer", "mode": "ro"}},
-            network=network.name,
-            ports={"6432/tcp": ("127.0.0.1", None)},
-            labels=labels,
-            detach=True,
-        )
-        try:
-            found = Pooler(container)
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    psycopg2.connect(
-                        host="127.0.0.1", port=found.port, dbname="postgres", user="trading_user", password=PASSWORD
-                    ).close()
-                    break
-                except (psycopg2.OperationalError, KeyError, IndexError, TypeError):
-                    assert time.monotonic() < deadline, container.logs().decode()
-                    time.sleep(0.2)
-            yield found
-        finally:
-            container.remove(force=True, v=True)
-    finally:
-        network.disconnect(target_server.container, force=True)
-        network.remove()
-        client.close()
 
 
 @dataclass
@@ -121,7 +42,7 @@ class Environment:
     """What the .env of a bot says (guide, step 3.4)."""
 
     target: Target
-    pooler: Pooler
+    platform: Platform
     folder: Path
     set: Callable[[str, str], None]
 
@@ -129,7 +50,7 @@ class Environment:
         return {
             "BOT_ID": bot_id,
             "POSTGRES_HOST": "127.0.0.1",
-            "POSTGRES_PORT": str(self.pooler.port),
+            "POSTGRES_PORT": str(self.platform.port),
             "POSTGRES_DB": self.target.database,
             "POSTGRES_USER": bot_id.removesuffix("_trial"),
             "POSTGRES_PASSWORD": PASSWORD,
@@ -141,19 +62,23 @@ class Environment:
         for name, value in self.of(bot_id).items():
             self.set(name, value)
 
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """PgBouncer neither answers nor refuses, as when the network is gone."""
+        pgbouncer = self.platform.container(self.platform.pgbouncer)
+        pgbouncer.pause()
+        try:
+            yield
+        finally:
+            pgbouncer.unpause()
+
 
 @pytest.fixture
-def environment(target: Target, pooler: Pooler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
-    """The three bots, registered, in an empty trading_db."""
+def environment(target: Target, platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
+    """The three bots and their trial ids, registered, in a trading_db without rows."""
     for bot in BOTS:
-        target.execute(
-            "INSERT INTO trading.bots (bot_id, bot_name, bot_type, initial_capital) VALUES (%s, %s, %s, 10000)",
-            bot["bot_id"],
-            bot["bot_name"],
-            bot["bot_type"],
-        )
         target.execute("SELECT trading.register_trial(%s)", bot["bot_id"])
-    return Environment(target, pooler, tmp_path, monkeypatch.setenv)
+    return Environment(target, platform, tmp_path, monkeypatch.setenv)
 
 
 def load(path: Path) -> ModuleType:

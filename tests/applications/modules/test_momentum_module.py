@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.database import strategies
@@ -27,12 +27,17 @@ Row = dict[str, Any]
 Call = tuple[str, tuple[Any, ...]]
 
 EXAMPLES = settings(
-    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 TEXT = strategies.TEXT
-REAL = st.none() | st.floats(allow_infinity=False) | strategies.REAL
+REAL = st.none() | st.floats() | strategies.REAL
 PRICE = st.floats(0, 1e6) | strategies.AMOUNT.filter(lambda value: value < 999_999_999_999) | st.just(float("nan"))
-COUNT = st.none() | st.integers(-1, 2**40) | st.floats(0, 1e9)
+COUNT = st.none() | st.integers(-1, 2**40) | st.floats(-1e20, 1e20) | st.just(float("inf"))
 MODE = st.sampled_from(["live", "demo", "Live"])
 ASKED = st.none() | MODE
 NAME = st.none() | st.sampled_from(["a", "b", "BTCUSDT_20260601", "Größe '1'", 5])
@@ -44,7 +49,7 @@ ENTRY = st.tuples(
     strategies.SIDE,
     PRICE,
     PRICE,
-    st.floats(-1e9, 1e9) | st.none(),
+    REAL,
     REAL,
     REAL,
     REAL,

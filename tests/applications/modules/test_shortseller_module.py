@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import psycopg2
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.database import strategies
@@ -24,7 +24,12 @@ Row = dict[str, Any]
 Call = tuple[str, tuple[Any, ...]]
 
 EXAMPLES = settings(
-    max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 TEXT = strategies.TEXT.map(lambda text: text[:20])
 MONEY = st.decimals(-(10**11), 10**11, places=10) | st.floats(-1e9, 1e9) | st.integers(-(10**9), 10**9)
