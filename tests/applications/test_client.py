@@ -222,7 +222,7 @@ def test_statements_that_cannot_be_stored_are_refused_at_once(
 
 
 def test_reads_cannot_write(db: TradingDB) -> None:
-    with pytest.raises(TradingDBError, match="read-only"):
+    with pytest.raises(Refused, match="read-only"):
         db.fetch("INSERT INTO audit.system_events (bot_id, event_type) VALUES ('momentum_001', 'x') RETURNING id")
 
 

@@ -346,14 +346,18 @@ def legacy(legacy_server: Server, target: Target) -> Iterator[Legacy]:
 @contextmanager
 def database(found: Server, template: str, user: str = "postgres") -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex[:12]}"
-    with closing(found.connect("postgres", user)) as connection:
-        connection.autocommit = True
-        cursor = connection.cursor()
-        cursor.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER trading_user")
-        try:
-            yield name
-        finally:
-            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def administer(statement: str) -> None:
+        # A connection each: the test may restart the server.
+        with closing(found.connect("postgres", user)) as connection:
+            connection.autocommit = True
+            connection.cursor().execute(statement)
+
+    administer(f"CREATE DATABASE {name} TEMPLATE {template} OWNER trading_user")
+    try:
+        yield name
+    finally:
+        administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

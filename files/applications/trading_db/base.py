@@ -142,7 +142,7 @@ class Base:
                 left = max(0.05, deadline - time.monotonic())
                 return self._reads.rows(operation.sql, _parameters(operation.parameters), left)
             except Exception as error:
-                if is_final(error):
+                if is_final(error) or isinstance(error, psycopg2.errors.ReadOnlySqlTransaction):
                     raise Refused(f"the query cannot be answered ({cause(error)}): {sql.strip()[:200]}") from error
                 if not isinstance(error, psycopg2.Error):
                     raise
