@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from plugins.modules import delivered_files as delivered
 
@@ -292,3 +293,34 @@ def test_new_patch_starts_from_the_original(base: Path) -> None:
     assert (base / "lxalgo/main.py").read_text() == PATCHED.replace("db.log", "db.log_trade")
     back(base)
     assert (base / "lxalgo/main.py").read_text() == MAIN
+
+
+def test_known_contents_are_those_of_the_published_bots() -> None:
+    root = Path(__file__).resolve().parents[2]
+    known = yaml.safe_load((root / "roles/bot_application/vars/main.yml").read_text())["_bot_application_known"]
+    for bot, files in known.items():
+        replaced = {
+            str(path.relative_to(root / "files/applications" / bot))
+            for path in (root / "files/applications" / bot).rglob("*.py")
+            if (
+                root / "tests/legacy/roles/legacy/files" / bot / path.relative_to(root / "files/applications" / bot)
+            ).exists()
+        }
+        assert files.keys() == {name for name in replaced if not name.endswith("__init__.py")}
+        for name, checksums in files.items():
+            published = root / "tests/legacy/roles/legacy/files" / bot / name
+            assert hashlib.sha256(published.read_bytes()).hexdigest() in checksums
+
+
+@pytest.mark.parametrize(
+    "patch",
+    sorted(Path(__file__).resolve().parents[2].glob("files/applications/**/*.patch")),
+    ids=lambda path: path.name,
+)
+def test_patches_fit_the_published_bots(patch: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    name = str(patch.relative_to(root / "files/applications")).removesuffix(".patch")
+    original = (root / "tests/legacy/roles/legacy/files" / name).read_bytes()
+    result = delivered.with_patch(original, patch.read_text())
+    assert result not in (None, original)
+    assert patch.with_name(f"{Path(name).name}.instruction.md").exists()

@@ -85,7 +85,9 @@ def test_env_files_have_the_keys_and_every_other_line_is_untouched(host: Any, ba
         original = host.file(f"{base}/database/backups/applications/{folder}/.env").content
         now = host.file(f"{base}/{folder}/.env").content
         settings = dict(
-            line.decode().rstrip("\r").split("=", 1) for line in now.split(b"\n") if line.split(b"=")[0].decode() in KEYS
+            line.decode().rstrip("\r").split("=", 1)
+            for line in now.split(b"\n")
+            if line.split(b"=")[0].decode() in KEYS
         )
         password = passwords.split(f"BOT_PASSWORD_{bot.upper()}='")[1].split("'")[0]
         expected = {"BOT_ID": bot, "POSTGRES_HOST": "pgbouncer", "POSTGRES_PORT": "6432", "POSTGRES_DB": "trading_db"}
@@ -193,9 +195,7 @@ def test_a_patch_that_does_not_fit_is_shown_and_can_be_settled(host: Any, base: 
         assert content(host, path) == mine
         report = host.file(f"{base}/database/reports/application_updates.json")
         assert f"lxalgo/main.py (sha256 {checksum})" in report.content_string
-        settled = play(
-            PHASE3, "--tags", "bot_application", bot_application_acknowledged={"lxalgo/main.py": checksum}
-        )
+        settled = play(PHASE3, "--tags", "bot_application", bot_application_acknowledged={"lxalgo/main.py": checksum})
         assert settled.code == 0
         assert "has to be changed by hand" not in settled.text
     finally:
@@ -231,7 +231,9 @@ def test_rollback_restores_byte_for_byte_and_phase_3_can_come_again(
     assert play(ROLLBACK).changed == frozenset()
     assert folders() == restored
     assert play(PHASE3).code == 0
-    assert [line.split()[0::5] for line in folders().splitlines()] == [line.split()[0::5] for line in updated.splitlines()]
+    assert [line.split()[0::5] for line in folders().splitlines()] == [
+        line.split()[0::5] for line in updated.splitlines()
+    ]
     assert host.check_output(LEGACY) == legacy
 
 
@@ -246,7 +248,9 @@ def test_what_was_changed_since_is_kept_and_fails_the_rollback(host: Any, base: 
     assert host.check_output("tail -n 1 %s/%s", base, name) == "# mine"
     done = play(ROLLBACK, bot_application_acknowledged={name: checksum})
     assert done.code == 0
-    assert hashlib.sha256((LEGACY_FILES / name).read_bytes()).hexdigest() in host.check_output("sha256sum %s/%s", base, name)
+    assert hashlib.sha256((LEGACY_FILES / name).read_bytes()).hexdigest() in host.check_output(
+        "sha256sum %s/%s", base, name
+    )
     with host.sudo():
         kept = host.check_output(f"grep -rl '^# mine' {base}/database/backups/applications")
     assert kept.endswith(checksum[:12])

@@ -114,8 +114,10 @@ def main() -> int:
             check(cursor, "momentum_001_trial", momentum, {"trades": {}}),
             check_events(cursor, "momentum_001_trial", momentum),
         ]
-        cursor.execute("SELECT count(*) AS n, count(exit_time) AS closed FROM trading.trades WHERE bot_id = 'lxalgo_001_trial'")
-        trades = cursor.fetchone()
+        cursor.execute(
+            "SELECT count(*) AS n, count(exit_time) AS closed FROM trading.trades WHERE bot_id = 'lxalgo_001_trial'"
+        )
+        trades = cursor.fetchall()[0]
         print(f"lxalgo_001_trial trades: {trades['n']} stored, {trades['closed']} of them closed")
         found.append(trades["n"] > 0)
         candles(cursor, shortseller)
