@@ -111,7 +111,8 @@ def test_dry_run_announces_exactly_what_the_first_run_changes(
 def test_half_done_run_is_foreseen_and_finished(host: Any, facts: dict[str, Any], play: Any, state: Any) -> None:
     """Killed after the delivery: files are there, env files are not, and of the images one is missing."""
     base = facts["base_dir"]
-    host.check_output("cp %s/database/backups/applications/momentum/.env %s/momentum/.env", base, base)
+    with host.sudo():
+        host.check_output("cp %s/database/backups/applications/momentum/.env %s/momentum/.env", base, base)
     host.check_output("docker image rm --force unified_db-lxalgo")
     host.check_output("rm %s/momentum/trading_db/client.py", base)
     before = state()

@@ -82,7 +82,8 @@ def test_files_are_as_delivered_and_keep_their_owner(host: Any, base: str) -> No
 def test_env_files_have_the_keys_and_every_other_line_is_untouched(host: Any, base: str) -> None:
     passwords = host.file(f"{base}/.env.database").content_string
     for folder, bot in BOTS.items():
-        original = host.file(f"{base}/database/backups/applications/{folder}/.env").content
+        with host.sudo():
+            original = host.file(f"{base}/database/backups/applications/{folder}/.env").content
         now = host.file(f"{base}/{folder}/.env").content
         settings = dict(
             line.decode().rstrip("\r").split("=", 1)
