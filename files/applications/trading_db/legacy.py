@@ -231,28 +231,31 @@ class LegacyStore:
         While the database is away, as this process last knew them, which is how
         they are: nobody else writes the bot's rows. Ask once while it answers.
         """
-        try:
-            rows = self._ask(table, where, **parameters)
-        except Unavailable:
-            rows = self.recall(table, kept)
-        else:
-            with self._lock:
-                for row in self.recall(table, kept):
+        # What another thread writes meanwhile is remembered after this, not before.
+        with self._lock:
+            before = self.recall(table, kept)
+            try:
+                rows = self._ask(table, where, **parameters)
+            except Unavailable:
+                rows = before
+            else:
+                for row in before:
                     del self._memory[table.name][row["id"]]
-        self.remember(table, rows)
+            self.remember(table, rows)
         return rows
 
     def find(self, table: Table, row_id: int | None) -> Row | None:
         """The row that the bot knows by that id. Raises Unavailable where neither database nor memory can tell."""
         if row_id is None:
             return None
-        try:
-            rows = self._ask(table, table.where_id(), row_id=row_id)
-        except Unavailable:
-            rows = self.recall(table, lambda row: bool(row["id"] == row_id))
-            if not rows:
-                raise
-        self.remember(table, rows)
+        with self._lock:
+            try:
+                rows = self._ask(table, table.where_id(), row_id=row_id)
+            except Unavailable:
+                rows = self.recall(table, lambda row: bool(row["id"] == row_id))
+                if not rows:
+                    raise
+            self.remember(table, rows)
         return rows[0] if rows else None
 
     def recall(self, table: Table, kept: Callable[[Row], bool]) -> list[Row]:

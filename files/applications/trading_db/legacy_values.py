@@ -43,6 +43,13 @@ class Kept(Kind):
         return kept
 
 
+class KeptCount(Kept):
+    """SQLite's INTEGER that metadata alone holds."""
+
+    def show(self, stored: Any, kept: Any) -> int | float | None:
+        return integer(float(kept) if isinstance(kept, str) else kept)
+
+
 class Mode(Kept):
     """demo or live: a member of metadata of its own."""
 
@@ -87,7 +94,7 @@ class Whole(Kind):
         return stored if -(2 ** (self.bits - 1)) <= stored < 2 ** (self.bits - 1) else None
 
     def show(self, stored: int | None, kept: Any) -> int | float | None:
-        given = None if kept is None else integer(float(kept) if isinstance(kept, str) else kept)
+        given = KeptCount().show(stored, kept)
         return given if given is not None and self.store(given) == stored else stored
 
 

@@ -27,7 +27,7 @@ Row = dict[str, Any]
 Call = tuple[str, tuple[Any, ...]]
 
 EXAMPLES = settings(
-    max_examples=25,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     database=None,

@@ -49,15 +49,22 @@ def quickly(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def foreign_rows(environment: Environment) -> None:
-    """An open position and a pending trade of another bot."""
-    environment.target.execute(
-        "INSERT INTO trading.positions (id, position_id, bot_id, symbol, side, size, avg_entry_price)"
-        " VALUES (77, 'lxalgo_001_p', 'lxalgo_001', 'BTCUSDT', 'long', 1, 2)"
-    )
-    environment.target.execute(
-        "INSERT INTO trading.trades (id, trade_id, bot_id, symbol, side, quantity, entry_price, entry_time)"
-        " VALUES (77, 'lxalgo_001_t', 'lxalgo_001', 'BTCUSDT', 'buy', 1, 2, now())"
-    )
+    """An open position and a pending trade of another bot, and of the bot's own trial id."""
+    for row_id, bot_id in ((77, "lxalgo_001"), (78, "shortseller_001_trial")):
+        environment.target.execute(
+            "INSERT INTO trading.positions (id, position_id, bot_id, symbol, side, size, avg_entry_price)"
+            " VALUES (%s, %s, %s, 'BTCUSDT', 'long', 1, 2)",
+            row_id,
+            f"{bot_id}_p",
+            bot_id,
+        )
+        environment.target.execute(
+            "INSERT INTO trading.trades (id, trade_id, bot_id, symbol, side, quantity, entry_price, entry_time)"
+            " VALUES (%s, %s, %s, 'BTCUSDT', 'buy', 1, 2, now())",
+            row_id,
+            f"{bot_id}_t",
+            bot_id,
+        )
 
 
 def test_a_bot_sees_and_changes_its_own_rows_alone(
@@ -67,8 +74,9 @@ def test_a_bot_sees_and_changes_its_own_rows_alone(
     before = environment.target.rows("SELECT * FROM trading.positions")
     assert trades.get_open_positions() == trades.get_pending_trades() == []
     assert modules["shortseller"].get_active_positions() == []
-    assert trades.update_position(77, 5) is trades.close_position(77, 5) is trades.update_trade_pnl(77, 1, 1) is None
-    assert trades.row("positions", 77) is None
+    for row_id in (77, 78):
+        assert trades.row("positions", row_id) is trades.update_position(row_id, 5) is None
+        assert trades.close_position(row_id, 5) is trades.update_trade_pnl(row_id, 1, 1) is None
     assert environment.target.rows("SELECT * FROM trading.positions") == before
 
 

@@ -24,7 +24,7 @@ Row = dict[str, Any]
 Call = tuple[str, tuple[Any, ...]]
 
 EXAMPLES = settings(
-    max_examples=20,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     database=None,
