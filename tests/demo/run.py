@@ -62,6 +62,8 @@ STEPS = [
     playbook("Phase 2 again: what the bots traded since", "playbooks/phase2_data_migration.yml"),
     playbook("Reconcile with the live bots", "playbooks/reconcile.yml"),
     playbook("Look up every acknowledged write", "tests/legacy/check_journal.yml"),
+    playbook("Phase 3: application updates", "playbooks/phase3_application_updates.yml"),
+    playbook("Trial run of the updated bots", "tests/demo/trial_run.yml"),
 ]
 
 SUMMARY = Step("Summary", ["python", "tests/demo/summary.py"])

@@ -115,6 +115,15 @@ def bots(rows: list[dict[str, Any]]) -> Table:
     return made
 
 
+def trial(lines: list[str]) -> Table:
+    """What the updated bots wrote under their trial ids, and what was found of it."""
+    made = table("Trial run of the updated bots, through PgBouncer", "bot and table", "result")
+    for line in lines:
+        what, result = line.split(": ", 1)
+        made.add_row(what, result)
+    return made
+
+
 def durations(steps: list[dict[str, Any]]) -> Table:
     """How long each step of the demo took."""
     made = table("Durations", "step", "time", numbers=("time",))
@@ -182,6 +191,7 @@ def main() -> int:
             bots(host.query(BOTS)),
             runs(host.query(RUNS)),
             rows_per_bot(report),
+            trial(host.run(f"cat {host.base}/database/reports/trial_run.txt").splitlines()),
             durations(json.loads(STEPS.read_text())),
         ]
     except (RuntimeError, OSError) as error:

@@ -91,6 +91,12 @@ def playbooks_run_by(playbook: Path) -> set[Path]:
     return found
 
 
+def playbooks_in_tests(scenario: Path) -> set[Path]:
+    """The playbooks that a scenario's tests run."""
+    texts = [tests.read_text() for tests in scenario.rglob("test_*.py")]
+    return {ROOT / path for text in texts for path in re.findall(r'"(playbooks/\w+\.yml)"', text)}
+
+
 def test_collections_are_those_of_the_pinned_package() -> None:
     spec = find_spec("ansible_collections")
     assert spec is not None
@@ -140,7 +146,7 @@ def test_every_default_of_a_role_is_specified(role: Path) -> None:
 def test_role_is_covered_by_a_scenario(role: Path) -> None:
     covered: set[str] = set()
     for scenario in SCENARIOS:
-        for playbook in playbooks_of(scenario).values():
+        for playbook in {*playbooks_of(scenario).values(), *playbooks_in_tests(scenario)}:
             covered |= roles_of(playbook)
     assert role.name in covered
 
@@ -151,8 +157,7 @@ def test_playbook_is_covered_by_a_scenario(playbook: Path) -> None:
     for scenario in SCENARIOS:
         for named in playbooks_of(scenario).values():
             covered |= playbooks_run_by(named)
-        for tests in scenario.rglob("test_*.py"):
-            covered |= {ROOT / path for path in re.findall(r'"(playbooks/\w+\.yml)"', tests.read_text())}
+        covered |= playbooks_in_tests(scenario)
     imported = playbooks_run_by(playbook) - {playbook}
     assert playbook in covered or (imported and imported <= covered)
 

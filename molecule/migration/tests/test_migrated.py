@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 PHASE2 = "playbooks/phase2_data_migration.yml"
-SITE = "playbooks/site.yml"
+PHASE1 = "playbooks/phase1_infrastructure.yml"
 
 pytestmark = pytest.mark.service("trading_postgres")
 
@@ -20,9 +20,10 @@ def guide(host: Any, facts: dict[str, Any], commands: str) -> str:
     return str(host.check_output(f"bash -ec {shlex.quote(script)}"))
 
 
-def test_dry_run_announces_nothing_and_changes_nothing(play: Any, state: Any) -> None:
+@pytest.mark.parametrize("playbook", [PHASE1, PHASE2])
+def test_dry_run_announces_nothing_and_changes_nothing(playbook: str, play: Any, state: Any) -> None:
     before = state()
-    run = play(SITE, "--check", "--diff")
+    run = play(playbook, "--check", "--diff")
     assert run.code == 0
     assert run.changed == frozenset()
     assert state() == before

@@ -1,0 +1,54 @@
+"""What makes another image of a bot, and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from plugins.modules import built_image
+
+IGNORED = [".env", "data", "database/trade_database.py"]
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    for name in ("Dockerfile", "main.py", "database/trade_database.py", "data/trading.db", ".env", ".git/HEAD"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [
+        (lambda folder: (folder / "main.py").write_text("more"), True),
+        (lambda folder: (folder / "main.py").chmod(0o755), True),
+        (lambda folder: (folder / "main.py").rename(folder / "bot.py"), True),
+        (lambda folder: (folder / "new.py").symlink_to("main.py"), True),
+        (lambda folder: (folder / "main.py").touch(), False),
+        (lambda folder: (folder / "data/trading.db").write_text("a trade"), False),
+        (lambda folder: (folder / "data/trading.db-wal").write_text("a trade"), False),
+        (lambda folder: (folder / ".env").write_text("KEY=1"), False),
+        (lambda folder: (folder / "database/trade_database.py").write_text("delivered"), False),
+        (lambda folder: (folder / ".git/HEAD").write_text("main"), False),
+        (lambda folder: (folder / "database/__pycache__").mkdir(), False),
+    ],
+)
+def test_what_is_a_reason_to_build_again(change: Callable[[Path], object], other: bool, context: Path) -> None:
+    before = built_image.of_folder(context, IGNORED)
+    change(context)
+    assert (built_image.of_folder(context, IGNORED) != before) is other
+
+
+def test_context_can_be_read_by_whoever_runs_the_image(context: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (context / "main.py").chmod(0o600)
+    (context / "database/trade_database.py").chmod(0o700)
+    folder = tmp_path_factory.mktemp("context")
+    files = {name: str(context / name) for name in ("main.py", "database/trade_database.py")}
+    built_image.put_together(folder, "FROM base\n", files)
+    modes = {name: (folder / "files" / name).stat().st_mode & 0o777 for name in [*files, "database"]}
+    assert modes == {"main.py": 0o644, "database/trade_database.py": 0o755, "database": 0o755}
+    assert (folder / "Dockerfile").read_text() == "FROM base\n"
