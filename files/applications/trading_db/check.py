@@ -111,7 +111,8 @@ def _written(connection: Connection, settings: Settings) -> Fact:
     trade = _trade(settings, settings.bot_id)
     connection.execute(trade.sql, trade.parameters)
     row = connection.execute(
-        "SELECT bot_id, quantity, entry_price, entry_time FROM trading.trades WHERE trade_id = %(trade_id)s",
+        "SELECT bot_id, quantity, entry_price, entry_time FROM trading.trades"
+        " WHERE bot_id = %(bot_id)s AND trade_id = %(trade_id)s",
         trade.parameters,
     ).fetchone()
     expected = tuple(trade.parameters[name] for name in ("bot_id", "quantity", "entry_price", "entry_time"))

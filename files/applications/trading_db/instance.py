@@ -37,7 +37,7 @@ _END = """UPDATE trading.bot_heartbeats SET last_seen = last_seen - interval '30
     details = details || jsonb_build_object('ended', %(reason)s::text, 'ended_at', now())
 WHERE bot_id = %(bot_id)s AND NOT details ? 'ended' AND id """
 _BEAT = """UPDATE trading.bot_heartbeats SET last_seen = now(), details = %(details)s::jsonb
-WHERE id = %(id)s AND NOT details ? 'ended'"""
+WHERE bot_id = %(bot_id)s AND id = %(id)s AND NOT details ? 'ended'"""
 _SEEN = """UPDATE trading.bots SET last_heartbeat = now() WHERE bot_id = %(bot_id)s"""
 _OTHER = """SELECT id, host, last_seen FROM trading.bot_heartbeats
 WHERE bot_id = %(bot_id)s AND host <> %(host)s AND NOT details ? 'ended' ORDER BY last_seen DESC LIMIT 1"""

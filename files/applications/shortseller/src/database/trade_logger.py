@@ -124,7 +124,7 @@ SIGNALS = Table(
             "",
             _AS_IS,
             "(SELECT coalesce((x.metadata #>> '{legacy,id}')::bigint, x.id) FROM trading.trades AS x"
-            " WHERE x.trade_id = t.execution_trade_id)",
+            " WHERE x.bot_id = t.bot_id AND x.trade_id = t.execution_trade_id)",
         ),
     ),
     frozenset({"symbol", "signal_type", "price"}),
