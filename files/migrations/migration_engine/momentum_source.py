@@ -202,21 +202,22 @@ def _back_up(path: Path, copy: Path) -> datetime:
 
 
 def _copy_pages(path: Path, copy: Path, mode: str) -> None:
-    deadline = time.monotonic() + BUSY_SECONDS
+    moved = time.monotonic()
     left = restarts = 0
 
     def watch(status: int, remaining: int, _total: int) -> None:
-        nonlocal deadline, left, restarts
+        nonlocal left, restarts, moved
         if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            if time.monotonic() > deadline:
+            # A slow copy meets many short locks, and none of them stops it.
+            if time.monotonic() > moved + BUSY_SECONDS:
                 raise sqlite3.OperationalError("database is locked")
-            return
-        deadline = time.monotonic() + BUSY_SECONDS
-        if remaining > left > 0:
-            # The bot wrote between two steps.
-            restarts += 1
-            if restarts == RESTARTS:
-                raise _KeepsChanging
+        else:
+            moved = time.monotonic()
+            if remaining > left > 0:
+                # The bot wrote between two steps.
+                restarts += 1
+                if restarts == RESTARTS:
+                    raise _KeepsChanging
         left = remaining
 
     try:
