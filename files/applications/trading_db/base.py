@@ -191,7 +191,7 @@ class Base:
         row_id = self._outbox.take_id(table)
         if row_id is None:
             raise Unavailable(
-                f"all {self._settings.id_reserve} reserved row ids of {table} are used up while {self._settings.where} is "
+                f"all {self._settings.id_reserve} reserved row ids are used up for {table} while {self._settings.where} is "
                 f"away ({self._delivery.trouble}): nothing of this row was stored; bring the database back, and raise "
                 "TRADING_DB_ID_RESERVE in the bot's .env for longer outages"
             )

@@ -257,9 +257,9 @@ def real(value: Any) -> float | None:
 def integer(value: Any) -> int | float | None:
     """What SQLite's INTEGER column makes of a value. Raises Refused."""
     number = real(value)
-    if number is None or isinstance(value, int):
-        return None if number is None else int(value)
-    return int(number) if number.is_integer() else number
+    if number is None or not number.is_integer() or not -(2.0**63) < number < 2.0**63:
+        return number
+    return int(value)
 
 
 def plain_json(value: Any) -> Any:

@@ -139,8 +139,13 @@ def test_a_trade_id_is_used_once(
     assert environment.target.value("SELECT count(*) FROM trading.trades") == 1
 
 
-def test_momentum_goes_on_while_the_database_is_away(environment: Environment, momentum_db: Any) -> None:
+def test_momentum_goes_on_while_the_database_is_away(
+    environment: Environment, momentum_db: Any, modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
     first = momentum_db.log_trade_entry("a", "live", "BTCUSDT", "Buy", 1.0, 0.1 + 0.2, 1.0)
+    # What was there when the bot started, it knows as well.
+    momentum_db.close()
+    momentum_db = modules["momentum"].TradeDatabase(tmp_path / "data/trading.db")
     with environment.away():
         second = quickly(momentum_db.log_trade_entry, "b", "demo", "BTCUSDT", "SELL", 1.0, 2.0, 2.0)
         unnamed = quickly(momentum_db.log_trade_entry, None, "live", "BTCUSDT", "buy", 1.0, 2.0, 2.0)
@@ -163,6 +168,7 @@ def test_momentum_goes_on_while_the_database_is_away(environment: Environment, m
     assert [event["message"] for event in momentum_db.get_recent_events()] == ["away"]
     assert momentum_db.get_daily_snapshots()[0]["ending_equity"] == 2.0
     assert environment.target.value("SELECT count(*) FROM audit.risk_events") == 1
+    momentum_db.close()
 
 
 def test_shortseller_goes_on_while_the_database_is_away(
@@ -170,6 +176,9 @@ def test_shortseller_goes_on_while_the_database_is_away(
 ) -> None:
     before = trades.log_trade("BTCUSDT", "Sell", 1, 2, "o-1")
     position = trades.open_position("BTCUSDT", "short", 1, 2, 3, None, 10)
+    # What was there when the bot started, it knows as well.
+    trades.close()
+    trades = modules["shortseller"].TradeLogger(None)
     minute = datetime(2026, 6, 1, tzinfo=UTC)
     made: list[tuple[str, Row]] = []
 

@@ -305,12 +305,12 @@ class TradeLogger:
 
     @as_psycopg2
     def mark_signal_executed(self, signal_id: int, trade_id: int) -> Row | None:
-        if trade_id is not None and self._store.find(TRADES, trade_id) is None:
-            raise Refused(f"trades has no row with id {trade_id}, expected the trade that executed signal {signal_id}")
         with self._lock:
             row = self._store.find(SIGNALS, signal_id)
             if row is None:
                 return None
+            if trade_id is not None and self._store.find(TRADES, trade_id) is None:
+                raise Refused(f"trades has no row with id {trade_id}, expected the one that executed signal {signal_id}")
             executed = {"signal_id": row["id"], "trade_id": trade_id, "now": _now()}
             changes = {"executed": True, "execution_id": trade_id}
             self._store.write((EXECUTE_SIGNAL, executed))
