@@ -1,4 +1,7 @@
-"""The host after phase 3: what was delivered, what stayed, and the way back."""
+"""The host after phase 3: what was delivered, what stayed, and the way back.
+
+From the first rollback on, the tests go on where the one before ended: a run of phase 3 takes its time.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,9 @@ KEYS = {"BOT_ID", "POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DB", "POSTGRES_USE
     *("TRADING_DB_OUTBOX", "USE_POSTGRES")
 }
 LEGACY = "docker ps --format '{{.ID}} {{.Names}} {{.CreatedAt}}' | grep -E 'shortseller|momentum|lxalgo' | sort"
+
+# The bots' folders before the first rollback.
+UPDATED: list[list[str]] = []
 
 pytestmark = pytest.mark.service("trading_postgres", "trading_pgbouncer")
 
@@ -52,6 +58,10 @@ def folders(host: Any, base: str) -> Callable[[], str]:
             return str(host.check_output(command))
 
     return read
+
+
+def names_and_checksums(listing: str) -> list[list[str]]:
+    return [line.split()[0::5] for line in listing.splitlines()]
 
 
 def content(host: Any, path: str) -> str:
@@ -174,86 +184,6 @@ def test_changed_program_makes_another_image_and_data_does_not(host: Any, base: 
     assert play(PHASE3, "--tags", "bot_image").changed == {"Add what the unified database needs"}
 
 
-def test_a_patch_that_does_not_fit_is_shown_and_can_be_settled(host: Any, base: str, play: Any) -> None:
-    assert play(ROLLBACK).code == 0
-    path = f"{base}/lxalgo/main.py"
-    host.check_output("cp --preserve=all %s /tmp/main.kept", path)
-    try:
-        host.check_output("sed --in-place 's/equity = 10000.0/equity = 20000.0/' %s", path)
-        mine = content(host, path)
-        checksum = host.check_output("sha256sum %s", path).split()[0]
-        run = play(PHASE3, "--tags", "bot_application")
-        assert run.code == 0
-        assert f"lxalgo/main.py (sha256 {checksum}) has to be changed by hand" in run.text
-        assert "db.log_trade_entry(symbol=symbol" in run.text
-        assert content(host, path) == mine
-        report = host.file(f"{base}/database/reports/application_updates.json")
-        assert f"lxalgo/main.py (sha256 {checksum})" in report.content_string
-        settled = play(PHASE3, "--tags", "bot_application", bot_application_acknowledged={"lxalgo/main.py": checksum})
-        assert settled.code == 0
-        assert "has to be changed by hand" not in settled.text
-    finally:
-        host.check_output("mv /tmp/main.kept %s", path)
-    assert play(PHASE3).code == 0
-
-
-def test_rollback_restores_byte_for_byte_and_phase_3_can_come_again(
-    host: Any, base: str, play: Any, state: Any, folders: Callable[[], str]
-) -> None:
-    legacy, updated = host.check_output(LEGACY), folders()
-    before = state()
-    announced = play(ROLLBACK, "--check", "--diff")
-    assert announced.code == 0
-    assert "Put back, or remove where there was none: lxalgo/" in announced.text
-    assert state() == before
-
-    run = play(ROLLBACK)
-    assert run.code == 0
-    assert run.changed == announced.changed
-    for name in ("momentum/database/trade_database.py", "lxalgo/main.py", "shortseller/config/settings.py"):
-        assert content(host, f"{base}/{name}") == encoded((LEGACY_FILES / name).read_bytes())
-        assert host.file(f"{base}/{name}").mtime.timestamp() == 0
-    for folder in ("momentum", "lxalgo"):
-        original = (LEGACY_FILES / f"{folder}.env").read_bytes()
-        assert content(host, f"{base}/{folder}/.env") == encoded(original)
-    with host.sudo():
-        left = host.check_output(f"find {base} -name trading_db -o -name outbox -o -name db_connector.py")
-    assert left == ""
-    assert "trading_lxalgo" not in host.file(f"{base}/docker-compose.unified-db.yml").content_string
-    restored = folders()
-
-    assert play(ROLLBACK).changed == frozenset()
-    assert folders() == restored
-    assert play(PHASE3).code == 0
-    assert [line.split()[0::5] for line in folders().splitlines()] == [
-        line.split()[0::5] for line in updated.splitlines()
-    ]
-    assert host.check_output(LEGACY) == legacy
-
-
-def test_what_was_changed_since_is_kept_and_fails_the_rollback(host: Any, base: str, play: Any) -> None:
-    name = "momentum/database/trade_database.py"
-    host.check_output("echo '# mine' >> %s/%s", base, name)
-    host.check_output("sed --in-place 's/^BREAKOUT_LOOKBACK=20/BREAKOUT_LOOKBACK=21/' %s/momentum/.env", base)
-    checksum = host.check_output("sha256sum %s/%s", base, name).split()[0]
-    run = play(ROLLBACK)
-    assert run.code != 0
-    assert f"{name} ({checksum})" in run.text
-    assert host.check_output("tail -n 1 %s/%s", base, name) == "# mine"
-    done = play(ROLLBACK, bot_application_acknowledged={name: checksum})
-    assert done.code == 0
-    assert hashlib.sha256((LEGACY_FILES / name).read_bytes()).hexdigest() in host.check_output(
-        "sha256sum %s/%s", base, name
-    )
-    with host.sudo():
-        kept = host.check_output(f"grep -rl '^# mine' {base}/database/backups/applications")
-    assert kept.endswith(checksum[:12])
-    # The keys are back, what somebody else set stays.
-    now = host.file(f"{base}/momentum/.env").content_string
-    assert now == (LEGACY_FILES / "momentum.env").read_text().replace("LOOKBACK=20", "LOOKBACK=21")
-    assert play(PHASE3).code == 0
-
-
 def test_rollback_is_refused_while_a_bot_of_the_unified_system_runs(
     host: Any, play: Any, compose: Callable[[str], Any], folders: Callable[[], str]
 ) -> None:
@@ -285,3 +215,83 @@ def test_a_proof_that_fails_says_so(host: Any, base: str, play: Any) -> None:
     assert play(PHASE3, "--tags", "bot_check").code == 0
     rows = shlex.quote("SELECT count(*) FROM trading.bots WHERE bot_id LIKE '%trial'")
     assert host.check_output(f"docker exec trading_postgres psql -XAtq -U trading_user -d trading_db -c {rows}") == "0"
+
+
+def test_rollback_restores_byte_for_byte(
+    host: Any, base: str, play: Any, state: Any, folders: Callable[[], str]
+) -> None:
+    legacy = host.check_output(LEGACY)
+    UPDATED.extend(names_and_checksums(folders()))
+    before = state()
+    announced = play(ROLLBACK, "--check", "--diff")
+    assert announced.code == 0
+    assert "Put back, or remove where there was none: lxalgo/" in announced.text
+    assert state() == before
+
+    run = play(ROLLBACK)
+    assert run.code == 0
+    assert run.changed == announced.changed
+    for name in ("momentum/database/trade_database.py", "lxalgo/main.py", "shortseller/config/settings.py"):
+        assert content(host, f"{base}/{name}") == encoded((LEGACY_FILES / name).read_bytes())
+        assert host.file(f"{base}/{name}").mtime.timestamp() == 0
+    for folder in ("momentum", "lxalgo"):
+        original = (LEGACY_FILES / f"{folder}.env").read_bytes()
+        assert content(host, f"{base}/{folder}/.env") == encoded(original)
+    with host.sudo():
+        left = host.check_output(f"find {base} -name trading_db -o -name outbox -o -name db_connector.py")
+    assert left == ""
+    assert "trading_lxalgo" not in host.file(f"{base}/docker-compose.unified-db.yml").content_string
+    restored = folders()
+
+    assert play(ROLLBACK).changed == frozenset()
+    assert folders() == restored
+    assert host.check_output(LEGACY) == legacy
+
+
+def test_a_patch_that_does_not_fit_is_shown_and_can_be_settled(host: Any, base: str, play: Any) -> None:
+    path = f"{base}/lxalgo/main.py"
+    host.check_output("cp --preserve=all %s /tmp/main.kept", path)
+    try:
+        host.check_output("sed --in-place 's/equity = 10000.0/equity = 20000.0/' %s", path)
+        mine = content(host, path)
+        checksum = host.check_output("sha256sum %s", path).split()[0]
+        run = play(PHASE3, "--tags", "bot_application")
+        assert run.code == 0
+        assert f"lxalgo/main.py (sha256 {checksum}) has to be changed by hand" in run.text
+        assert "db.log_trade_entry(symbol=symbol" in run.text
+        assert content(host, path) == mine
+        report = host.file(f"{base}/database/reports/application_updates.json")
+        assert f"lxalgo/main.py (sha256 {checksum})" in report.content_string
+        settled = play(PHASE3, "--tags", "bot_application", bot_application_acknowledged={"lxalgo/main.py": checksum})
+        assert settled.code == 0
+        assert "has to be changed by hand" not in settled.text
+    finally:
+        host.check_output("mv /tmp/main.kept %s", path)
+
+
+def test_phase_3_after_a_rollback_ends_as_the_first_one(play: Any, folders: Callable[[], str]) -> None:
+    assert UPDATED
+    assert play(PHASE3).code == 0
+    assert names_and_checksums(folders()) == UPDATED
+
+
+def test_what_was_changed_since_is_kept_and_fails_the_rollback(host: Any, base: str, play: Any) -> None:
+    name = "momentum/database/trade_database.py"
+    host.check_output("echo '# mine' >> %s/%s", base, name)
+    host.check_output("sed --in-place 's/^BREAKOUT_LOOKBACK=20/BREAKOUT_LOOKBACK=21/' %s/momentum/.env", base)
+    checksum = host.check_output("sha256sum %s/%s", base, name).split()[0]
+    run = play(ROLLBACK)
+    assert run.code != 0
+    assert f"{name} ({checksum})" in run.text
+    assert host.check_output("tail -n 1 %s/%s", base, name) == "# mine"
+    done = play(ROLLBACK, bot_application_acknowledged={name: checksum})
+    assert done.code == 0
+    assert hashlib.sha256((LEGACY_FILES / name).read_bytes()).hexdigest() in host.check_output(
+        "sha256sum %s/%s", base, name
+    )
+    with host.sudo():
+        kept = host.check_output(f"grep -rl '^# mine' {base}/database/backups/applications")
+    assert kept.endswith(checksum[:12])
+    # The keys are back, what somebody else set stays.
+    now = host.file(f"{base}/momentum/.env").content_string
+    assert now == (LEGACY_FILES / "momentum.env").read_text().replace("LOOKBACK=20", "LOOKBACK=21")
