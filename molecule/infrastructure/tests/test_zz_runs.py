@@ -108,7 +108,7 @@ def test_server_refuses_its_file_before_it_lands(
 def test_drift_a_changed_setting_and_a_fourth_bot_are_announced_and_mended_alone(
     host: Any, base: str, play: Any, state: Any, facts: dict[str, Any], client: Any, secrets: dict[str, str]
 ) -> None:
-    wanted = {"redis_maxmemory": "256mb", "bots": [*facts["bots"], {"id": "fourth_001"}]}
+    wanted = {"redis_maxmemory": "256mb", "bots": [*facts["bots"], {"id": "fourth_001", "folder": "fourth"}]}
     superuser = "docker exec trading_postgres psql -XAtq -U postgres -d trading_db -c %s"
     host.check_output("chmod 0755 %s/database/backups", base)
     host.check_output("docker stop trading_pgbouncer")
