@@ -16,7 +16,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[3]
 PHASE2 = "playbooks/phase2_data_migration.yml"
-SCHEMAS = "trading, analytics, config, audit, migration, legacy_shortseller, legacy_momentum"
+SCHEMAS = "trading, analytics, config, audit, delivery, migration, legacy_shortseller, legacy_momentum"
 WAITING = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'trading_user' "
     "AND wait_event_type = 'Lock'"
