@@ -1,10 +1,10 @@
-"""The test suite: lint, unit tests, then every Molecule scenario.
+"""The test suite: lint, then unit tests and every Molecule scenario.
 
     make test | make lint | make unit | make molecule [SCENARIO=x] [KEEP=1]
 
-Scenarios run two at a time (JOBS=n in the environment changes it), each on a
-host of its own and into a log of its own, with a line of progress now and
-then. The first failure stops what has not begun.
+Unit tests and scenarios run two at a time (JOBS=n in the environment changes
+it), each scenario on a host of its own, each into a log of its own, with a line
+of progress now and then. The first failure stops what has not begun.
 
 Exit codes: 0 all passed; 1 something failed; 130 interrupted.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ from tests.runner import (
     paint,
     prepare_step,
     run_step,
+    with_docker,
 )
 
 HEARTBEAT_SECONDS = 20
@@ -55,14 +57,23 @@ LINT = [
     Step("shellcheck", ["shellcheck", *shell_scripts()]),
     Step("ansible-lint", ["ansible-lint", "--yamllint-file", ".config/yamllint.yml"]),
 ]
-UNIT = [Step("Unit tests", ["pytest"], wrapper=["scripts/with-docker"])]
+UNIT = with_docker("Unit tests", "pytest")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What runs beside others: its command, and what to type to run it alone."""
+
+    name: str
+    command: Sequence[str]
+    repeat: str
 
 
 @dataclass
-class Scenario:
-    """A scenario that runs: its process, its log, when it began."""
+class Running:
+    """A job at work: its process, its log, when it began."""
 
-    name: str
+    job: Job
     process: subprocess.Popen[bytes]
     file: BinaryIO
     log: Path
@@ -73,13 +84,13 @@ class Scenario:
         return time.monotonic() - self.started
 
     def progress(self) -> str:
-        """The step and task it is at, read from its log."""
+        """Where it is, read from its log: pytest's percentage, or Molecule's step and task."""
         text = self.log.read_text(errors="replace")
-        steps = list(re.finditer(r" > (\w+)\] Executing$", text, flags=re.M))
-        if not steps:
-            return f"{self.name} {clock(self.seconds)} starts"
-        tasks = re.findall(r"^TASK \[(.+?)\]", text[steps[-1].end() :], flags=re.M)
-        return f"{self.name} {clock(self.seconds)} {': '.join([steps[-1][1], *tasks[-1:]])}"
+        place = re.findall(r"\[ *\d+%\]$", text, flags=re.M)[-1:]
+        if steps := list(re.finditer(r" > (\w+)\] Executing$", text, flags=re.M)):
+            tasks = re.findall(r"^TASK \[(.+?)\]", text[steps[-1].end() :], flags=re.M)
+            place = [": ".join([steps[-1][1], *tasks[-1:]])]
+        return f"{self.job.name} {clock(self.seconds)} {''.join(place) or 'starts'}"
 
 
 def scenarios() -> list[str]:
@@ -87,92 +98,92 @@ def scenarios() -> list[str]:
     return sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
 
 
-def molecule_command(name: str, keep: bool) -> list[str]:
-    """The command that runs a scenario from the start to the end."""
-    return ["molecule", "test", "-s", name, *(["--destroy", "never"] if keep else [])]
+def scenario_job(name: str, keep: bool) -> Job:
+    """A scenario from the start to the end."""
+    repeat = f"make molecule SCENARIO={name} KEEP=1  (its host stays: ssh -F .cache/testbed/trading_{name}.ssh trading_{name})"
+    return Job(name, ["molecule", "test", "-s", name, *(["--destroy", "never"] if keep else [])], repeat)
 
 
-def start(name: str, number: int, keep: bool) -> Scenario:
-    """Starts a scenario in the background."""
-    log = log_path("molecule", number, name)
+def start(job: Job, number: int) -> Running:
+    """Starts a job in the background."""
+    log = log_path("jobs", number, job.name)
     file = log.open("wb")
     env = environment() | {
         "ANSIBLE_FORCE_COLOR": "false",
         "ANSIBLE_NOCOLOR": "true",
-        "FORCE_COLOR": "0",
         "NO_COLOR": "1",
         "PY_COLORS": "0",
         "MOLECULE_COMMAND_BORDERS": "0",
     }
-    env.pop("FORCE_COLOR")
+    env.pop("FORCE_COLOR", None)
     process = subprocess.Popen(
-        ["scripts/with-docker", *molecule_command(name, keep)],
+        ["scripts/with-docker", *job.command],
         cwd=ROOT,
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=file,
         stderr=subprocess.STDOUT,
     )
-    return Scenario(name, process, file, log, time.monotonic())
+    return Running(job, process, file, log, time.monotonic())
 
 
-def show_failure(scenario: Scenario, code: int) -> None:
-    """Prints the end of the log of a scenario that failed."""
-    lines = scenario.log.read_text(errors="replace").splitlines()
-    print(paint(f"\n--- the last lines of {scenario.log.relative_to(ROOT)} ---", "31"))
+def show_failure(run: Running, code: int) -> None:
+    """Prints the end of the log of a job that failed."""
+    lines = run.log.read_text(errors="replace").splitlines()
+    print(paint(f"\n--- the last lines of {run.log.relative_to(ROOT)} ---", "31"))
     print("\n".join(lines[-TAIL_LINES:]))
-    print(paint(f"--- {scenario.name} failed with exit code {code} ---\n", "31"), flush=True)
+    print(paint(f"--- {run.job.name} failed with exit code {code} ---\n", "31"), flush=True)
 
 
-def run_scenarios(names: Sequence[str], keep: bool, jobs: int) -> int:
-    """Runs scenarios, `jobs` at a time. Returns 0 or EXIT_FAILED."""
-    waiting = list(names)
-    running: list[Scenario] = []
-    passed: list[str] = []
-    failed: list[str] = []
+def run_jobs(jobs: Sequence[Job], at_once: int) -> int:
+    """Runs jobs, some at a time. Returns 0 or EXIT_FAILED."""
+    waiting = list(jobs)
+    running: list[Running] = []
+    passed: list[Job] = []
+    failed: list[Job] = []
     began = last_sign = time.monotonic()
-    print(paint(f"\nMolecule: {len(names)} scenarios, {jobs} at a time", "1"))
-    print(paint(f"$ {' '.join(molecule_command('<scenario>', keep))}", "2"), flush=True)
+    print(paint(f"\nUnit tests and Molecule scenarios: {len(jobs)} to run, {at_once} at a time", "1"))
     try:
         while running or (waiting and not failed):
-            while waiting and not failed and len(running) < jobs:
-                name = waiting.pop(0)
-                running.append(start(name, names.index(name) + 1, keep))
-                print(f"  {name} started, log {running[-1].log.relative_to(ROOT)}", flush=True)
+            while waiting and not failed and len(running) < at_once:
+                job = waiting.pop(0)
+                running.append(start(job, jobs.index(job) + 1))
+                print(
+                    f"  {job.name} started: {shlex.join(job.command)} > {running[-1].log.relative_to(ROOT)}", flush=True
+                )
             time.sleep(0.5)
-            for scenario in list(running):
-                code = scenario.process.poll()
+            for run in list(running):
+                code = run.process.poll()
                 if code is None:
                     continue
-                running.remove(scenario)
-                scenario.file.close()
-                (failed if code else passed).append(scenario.name)
+                running.remove(run)
+                run.file.close()
+                (failed if code else passed).append(run.job)
                 verdict = paint("failed", "31") if code else paint("passed", "32")
                 print(
-                    f"  {scenario.name} {verdict} in {clock(scenario.seconds)}"
-                    f" ({len(passed) + len(failed)}/{len(names)})",
+                    f"  {run.job.name} {verdict} in {clock(run.seconds)} ({len(passed) + len(failed)}/{len(jobs)})",
                     flush=True,
                 )
                 if code:
-                    show_failure(scenario, code)
+                    show_failure(run, code)
             if running and time.monotonic() - last_sign >= HEARTBEAT_SECONDS:
                 last_sign = time.monotonic()
-                print("  ... " + " | ".join(s.progress() for s in running), flush=True)
+                print("  ... " + " | ".join(run.progress() for run in running), flush=True)
     except KeyboardInterrupt:
-        for scenario in running:
+        for run in running:
             try:
-                scenario.process.wait(timeout=30)
+                run.process.wait(timeout=30)
             except (KeyboardInterrupt, subprocess.TimeoutExpired):
-                scenario.process.kill()
+                run.process.kill()
         raise
-    print(f"Molecule: {len(passed)} passed, {len(failed)} failed in {clock(time.monotonic() - began)}")
+    print(f"{len(passed)} passed, {len(failed)} failed in {clock(time.monotonic() - began)}")
     if not failed:
         return 0
     print(
-        f"\nFailed: {', '.join(failed)}. Not run: {', '.join(waiting) or 'none'}.\n"
-        f"  logs:   .cache/logs/molecule/\n"
-        f"  repeat: make molecule SCENARIO={failed[0]} KEEP=1"
-        f"  (its host stays: ssh -F .cache/testbed/trading_{failed[0]}.ssh trading_{failed[0]})\n"
+        f"\nFailed: {', '.join(job.name for job in failed)}."
+        f" Not run: {', '.join(job.name for job in waiting) or 'none'}.\n"
+        "  logs:   .cache/logs/jobs/\n"
+        f"  repeat: {failed[0].repeat}\n"
         "  or all: make test",
         file=sys.stderr,
     )
@@ -189,17 +200,17 @@ def run_steps(steps: Sequence[Step], again: str) -> int:
     return 0
 
 
-def run(part: str, names: Sequence[str], keep: bool, jobs: int) -> int:
+def run(part: str, names: Sequence[str], keep: bool, at_once: int) -> int:
     """Runs a part of the suite, or all of it."""
     if part == "lint":
         return run_steps(LINT, "make lint")
     if part == "unit":
-        return run_steps([prepare_step(), *UNIT], "make unit")
+        return run_steps([prepare_step(), UNIT], "make unit")
+    jobs = [scenario_job(name, keep) for name in names]
     if part == "molecule":
-        return run_steps([prepare_step()], "make molecule") or run_scenarios(names, keep, jobs)
-    return run_steps([*LINT, prepare_step(), *UNIT], "make test") or run_scenarios(
-        names, keep, jobs
-    )
+        return run_steps([prepare_step()], "make molecule") or run_jobs(jobs, at_once)
+    unit = Job("unit", UNIT.command, "make unit")
+    return run_steps([*LINT, prepare_step()], "make test") or run_jobs([unit, *jobs], at_once)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -213,10 +224,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in known:
             print(f"There is no scenario {name}. There are: {', '.join(known)}", file=sys.stderr)
             return EXIT_FAILED
-    jobs = int(os.environ.get("JOBS", "2"))
+    at_once = int(os.environ.get("JOBS", "2"))
     started = time.monotonic()
     try:
-        code = run(args.part, args.scenario or known, args.keep, jobs)
+        code = run(args.part, args.scenario or known, args.keep, at_once)
     except KeyboardInterrupt:
         print("\nInterrupted. Nothing to repair: run it again.", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -10,6 +10,7 @@ import pytest
 from tests import runner, suite
 from tests.demo import run as demo
 from tests.runner import Done, Step
+from tests.suite import Job
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +32,8 @@ def step(name: str, script: str) -> Step:
     return Step(name, ["sh", "-c", script])
 
 
-def put_molecule(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Puts a molecule of our own first on the PATH; $3 is the scenario."""
-    path = folder / "bin/molecule"
-    path.parent.mkdir()
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
+def job(name: str, script: str) -> Job:
+    return Job(name, ["sh", "-c", script], f"make {name}")
 
 
 def test_step_streams_and_logs_without_colours(cache: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -97,35 +93,46 @@ def test_demo_shell_without_a_host(
     assert "There is no demo host. Create one: make demo" in capsys.readouterr().err
 
 
-def test_scenario_that_fails_shows_its_log_and_stops_the_rest(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    put_molecule(tmp_path, monkeypatch, 'echo "log of $3"; [ "$3" != b ]')
-    assert suite.run_scenarios(["a", "b", "c"], keep=False, jobs=1) == 1
+def test_job_that_fails_shows_its_log_and_stops_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [job("a", "true"), job("b", "echo log of b; false"), job("c", "true")]
+    assert suite.run_jobs(jobs, at_once=1) == 1
     out, err = capsys.readouterr()
     assert "a passed" in out
     assert "log of b" in out
     assert "1 passed, 1 failed" in out
     assert "Failed: b. Not run: c." in err
-    assert "make molecule SCENARIO=b KEEP=1" in err
+    assert "repeat: make b" in err
 
 
-def test_two_scenarios_run_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_two_jobs_run_at_a_time(tmp_path: Path) -> None:
     # Each waits for the other: alone, neither would end within the time.
-    other = 'if [ "$3" = a ]; then echo b; else echo a; fi'
-    put_molecule(
-        tmp_path,
-        monkeypatch,
-        f'touch {tmp_path}/$3; timeout 10 sh -c "until [ -e {tmp_path}/$({other}) ]; do sleep 0.05; done"',
-    )
-    assert suite.run_scenarios(["a", "b"], keep=False, jobs=2) == 0
+    meet = 'touch {0}/{1}; timeout 10 sh -c "until [ -e {0}/{2} ]; do sleep 0.05; done"'
+    jobs = [job("a", meet.format(tmp_path, "a", "b")), job("b", meet.format(tmp_path, "b", "a"))]
+    assert suite.run_jobs(jobs, at_once=2) == 0
 
 
-def test_progress_names_step_and_task(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_text("INFO     [host > converge] Executing\n\nTASK [redis : Render redis.conf] ****\nok: [host]\n")
-    scenario = suite.Scenario("host", None, None, log, 0)  # type: ignore[arg-type]
-    assert scenario.progress().endswith(" converge: redis : Render redis.conf")
+def test_scenario_is_repeated_on_a_host_that_stays() -> None:
+    assert suite.scenario_job("host", keep=False).repeat.startswith("make molecule SCENARIO=host KEEP=1")
+    assert "--destroy" in suite.scenario_job("host", keep=True).command
+
+
+@pytest.mark.parametrize(
+    ("log", "place"),
+    [
+        (
+            "INFO     [host > converge] Executing\n\nTASK [redis : Render redis.conf] ****\nok: [host]\n",
+            "converge: redis : Render redis.conf",
+        ),
+        ("tests/unit/test_x.py .....  [  4%]\ntests/unit/test_y.py ...", "[  4%]"),
+        ("", "starts"),
+    ],
+    ids=["molecule", "pytest", "nothing"],
+)
+def test_progress_is_read_from_the_log(tmp_path: Path, log: str, place: str) -> None:
+    path = tmp_path / "log"
+    path.write_text(log)
+    running = suite.Running(job("host", "true"), None, None, path, 0)  # type: ignore[arg-type]
+    assert running.progress().endswith(f" {place}")
 
 
 def test_unknown_scenario_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
