@@ -127,3 +127,11 @@ def test_half_done_run_is_foreseen_and_finished(host: Any, facts: dict[str, Any]
         "Point the bots' env files to the unified database",
         "Add what the unified database needs",
     }
+
+
+def test_second_run_changes_nothing(play: Any, state: Any) -> None:
+    before = state()
+    second = play(PHASE3)
+    assert second.code == 0
+    assert second.changed == frozenset()
+    assert state() == before

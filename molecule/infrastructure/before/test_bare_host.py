@@ -1,4 +1,4 @@
-"""Phase 1 on a bare host: bad input, the dry run, and the first run."""
+"""Phase 1 on a bare host: bad input, the dry run, the first and the second run."""
 
 from __future__ import annotations
 
@@ -78,3 +78,11 @@ def test_the_dry_run_announces_exactly_what_the_first_run_changes(play: Any, sta
     keys = host.check_output("cat /home/operator/STRATEGIES/Alpha/.env.database")
     for secret in re.findall(r"(?:PASSWORD|TOKEN)\w*='(.+)'", keys):
         assert secret not in first.text
+
+
+def test_second_run_changes_nothing(play: Any, state: Any) -> None:
+    before = state()
+    second = play(PHASE1)
+    assert second.code == 0
+    assert second.changed == frozenset()
+    assert state() == before
