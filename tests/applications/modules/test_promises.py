@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from trading_db.outbox import listed
 
 from .conftest import Environment
 
@@ -138,6 +139,29 @@ def test_a_trade_id_is_used_once(
     with closing(again), pytest.raises(sqlite3.IntegrityError, match="trades_trade_id_key"):
         again.log_trade_entry("a", "live", "BTCUSDT", "Buy", 1.0, 1.0, 1.0)
     assert environment.target.value("SELECT count(*) FROM trading.trades") == 1
+
+
+def test_the_exit_of_a_trade_that_is_not_there_is_refused(
+    environment: Environment, momentum_db: Any, modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="no such trade a: its entry was refused, or it was never logged"):
+        momentum_db.log_trade_exit("a", 2.0, 1.0, 1.0, None, None)
+    momentum_db.log_trade_entry("a", "live", "BTCUSDT", "Buy", 1.0, 1.0, 1.0)
+    momentum_db.log_trade_exit("a", 2.0, 1.0, 1.0, None, None)
+    momentum_db.close()
+    # Another process uses the trade_id again; the database, when it is back, has it already.
+    again = modules["momentum"].TradeDatabase(tmp_path / "data/trading.db")
+    with closing(again):
+        with environment.away():
+            again.log_trade_entry("a", "live", "BTCUSDT", "Buy", 5.0, 1.0, 1.0)
+            again.log_trade_exit("a", 6.0, 7.0, 7.0, None, None)
+        assert again._store.client.flush(60)
+    reasons = [str(entry.refused) for entry in listed(environment.folder / "momentum_001", "momentum_001")]
+    assert ["no such trade a" in reason for reason in reasons] == [True, False, True]
+    assert "trades_trade_id_key" in reasons[1]
+    trades = environment.target.rows("SELECT exit_price, pnl_usd FROM trading.trades")
+    assert trades == [{"exit_price": 2, "pnl_usd": 1}]
+    assert environment.target.rows("SELECT current_price FROM trading.positions") == [{"current_price": 2}]
 
 
 def test_momentum_goes_on_while_the_database_is_away(
