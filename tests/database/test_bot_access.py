@@ -424,3 +424,18 @@ def test_needs_the_schema_and_its_dry_run_leaves_nothing(empty_target: Target) -
     assert empty_target.sql(FILE, dry_run=1)["changed"] is True
     assert empty_target.contents() == before
     assert empty_target.rows("SELECT nspname FROM pg_namespace WHERE nspname = 'delivery'") == []
+
+
+def test_needs_the_group_of_the_bots(empty_target: Target) -> None:
+    empty_target.sql("001_unified_schema.sql")
+    before = empty_target.contents()
+    empty_target.server.execute("postgres", "ALTER ROLE trading_bots RENAME TO elsewhere")
+    try:
+        done = empty_target.psql(FILE)
+    finally:
+        empty_target.server.execute("postgres", "ALTER ROLE elsewhere RENAME TO trading_bots")
+    assert done.returncode == 3
+    assert "role trading_bots does not exist on this server: expected the group of the bots" in done.stderr
+    assert "Run playbooks/phase1_infrastructure.yml, then this again." in done.stderr
+    assert empty_target.contents() == before
+    assert empty_target.sql(FILE)["changed"] is True
