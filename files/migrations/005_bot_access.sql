@@ -159,8 +159,8 @@ FROM (SELECT coalesce(sum(total_pnl), 0) AS pnl, coalesce(sum(total_trades), 0):
 
 GRANT USAGE ON SCHEMA trading, config, audit, delivery TO trading_bots;
 
--- A bot may change everything in its rows but whose they are: what it could
--- move to its trial id, it could delete.
+-- A bot may change everything in its rows but whose they are (what it could
+-- move to its trial id, it could delete) and what they are called.
 DO $$
 DECLARE
     item regclass;
@@ -207,6 +207,21 @@ $$;
 
 -- What a bot asks for every few seconds.
 CREATE INDEX trades_pending ON trading.trades (bot_id) WHERE status = 'pending';
+
+-- What a bot calls its rows is unique over all bots, so it begins with its bot_id
+-- and stays: none takes a name that another's row may want.
+CREATE POLICY own_ids ON trading.orders AS RESTRICTIVE FOR INSERT TO trading_bots
+    WITH CHECK (starts_with(order_id, bot_id || '_'));
+CREATE POLICY own_ids ON trading.positions AS RESTRICTIVE FOR INSERT TO trading_bots
+    WITH CHECK (starts_with(position_id, bot_id || '_'));
+CREATE POLICY own_ids ON trading.signals AS RESTRICTIVE FOR INSERT TO trading_bots
+    WITH CHECK (starts_with(signal_id, bot_id || '_'));
+CREATE POLICY own_ids ON trading.trades AS RESTRICTIVE FOR INSERT TO trading_bots
+    WITH CHECK (starts_with(trade_id, bot_id || '_'));
+REVOKE UPDATE (order_id) ON trading.orders FROM trading_bots;
+REVOKE UPDATE (position_id) ON trading.positions FROM trading_bots;
+REVOKE UPDATE (signal_id) ON trading.signals FROM trading_bots;
+REVOKE UPDATE (trade_id) ON trading.trades FROM trading_bots;
 
 -- Row level security on every table with a bot_id. current_user is the role
 -- that PgBouncer logged in for the bot, whatever the bot says; it has names'

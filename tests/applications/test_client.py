@@ -61,6 +61,20 @@ def test_an_exit_that_is_logged_again_counts_its_fees_once(db: TradingDB) -> Non
     assert (found["exit_price"], found["pnl_usd"], found["fees"]) == (8, 2, 3)
 
 
+def test_an_exit_that_is_logged_again_reduces_a_shared_position_once(db: TradingDB, target: Target) -> None:
+    trades = [db.log_trade_entry("BTCUSDT", "buy", size, 10).trade_id for size in (2, 3)]
+    db.open_position("BTCUSDT", "long", 5, 10, entry_trade_ids=trades)
+    for _ in range(2):
+        db.log_trade_exit(trades[0], 11, pnl_usd=2)
+    (position,) = db.get_open_positions()
+    assert (position["status"], position["size"], position["realized_pnl"]) == ("partially_closed", 3, 2)
+    assert position["exit_trade_ids"] == trades[:1]
+    db.log_trade_exit(trades[1], 12, pnl_usd=6)
+    assert target.rows("SELECT status, realized_pnl, exit_trade_ids FROM trading.positions") == [
+        {"status": "closed", "realized_pnl": 8, "exit_trade_ids": trades}
+    ]
+
+
 def test_a_partial_close_splits_the_trade(db: TradingDB, target: Target) -> None:
     trade = db.log_trade_entry("ETHUSDT", "LONG", 3, 2000, position=True, metadata={"mode": "live"})
     part = db.log_partial_close(trade.trade_id, 1, 2100, pnl_usd=100, fees=1)
@@ -166,6 +180,18 @@ def test_the_other_records(db: TradingDB, target: Target) -> None:
     assert target.value("SELECT event_level FROM audit.system_events") == "WARNING"
     assert target.value("SELECT current_value FROM audit.risk_events") == Decimal("4.5")
     assert db.refused_count == 0
+
+
+def test_a_fill_whose_execution_is_anothers_is_refused(db: TradingDB, opener: Opener, target: Target) -> None:
+    other = opener(bot_id="lxalgo_001", user="lxalgo_001")
+    other.log_fill("bybit", "E-1", "BTCUSDT", "Buy", 1, 100)
+    db.log_fill("bybit", "E-2", "BTCUSDT", "Buy", 1, 100)
+    db.log_fill("binance", "E-1", "BTCUSDT", "Buy", 1, 100)
+    for execution, symbol in (("E-1", "BTCUSDT"), ("E-2", "ETHUSDT")):
+        with pytest.raises(Refused, match=f"execution {execution} of bybit is stored already, of another bot or "):
+            db.log_fill("bybit", execution, symbol, "Buy", 1, 100)
+    assert count(target, "trading.fills") == 3
+    assert (db.refused_count, other.refused_count) == (2, 0)
 
 
 def test_a_thousand_trades_of_one_moment_have_a_thousand_ids(db: TradingDB, target: Target) -> None:

@@ -41,21 +41,21 @@ ROWS: dict[str, dict[str, object]] = {
     "trading.signals": {"symbol": "X", "signal_type": "hold"},
     "trading.trades": {"symbol": "X", "side": "buy", "quantity": 1, "entry_price": 1, "entry_time": "now"},
 }
-# Columns that are unique over all bots.
-KEYS = {
-    "trading.fills": "execution_id",
+# What a bot calls its rows: unique over all bots.
+IDS = {
     "trading.orders": "order_id",
     "trading.positions": "position_id",
     "trading.signals": "signal_id",
     "trading.trades": "trade_id",
 }
+KEYS = {"trading.fills": "execution_id", **IDS}
 # What a bot writes; the rest it only reads, or changes in part.
 WRITTEN = sorted(set(ROWS) - {"config.bot_configurations", "trading.bots"})
 Denied = psycopg2.errors.InsufficientPrivilege
 
 
 def insert(cursor: Any, table: str, bot_id: str | None, key: str = "a") -> None:
-    row = {"bot_id": bot_id, **ROWS[table], **({KEYS[table]: f"{bot_id} {key}"} if table in KEYS else {})}
+    row = {"bot_id": bot_id, **ROWS[table], **({KEYS[table]: f"{bot_id}_{key}"} if table in KEYS else {})}
     marks = ", ".join(["%s"] * len(row))
     cursor.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", list(row.values()))
 
@@ -96,7 +96,7 @@ def test_every_table_with_a_bot_id_is_known_and_closed(target: Target) -> None:
     policies = {"own_rows", "deletes_trials_only", "grafana_reads_all"}
     for table in ROWS:
         found = target.rows("SELECT polname FROM pg_policy WHERE polrelid = %s::regclass", table)
-        assert {row["polname"] for row in found} == policies, table
+        assert {row["polname"] for row in found} == policies | ({"own_ids"} if table in IDS else set()), table
 
 
 def test_a_new_table_is_closed_before_it_is_granted(target: Target) -> None:
@@ -190,7 +190,23 @@ def test_own_rows_are_changed_in_every_column_but_their_ids(filled: Target, tabl
     with session(filled, OWN) as cursor:
         for name in columns(filled, table):
             changed = updated(cursor, f"UPDATE {table} SET {name} = {name} WHERE bot_id = %s", OWN)
-            assert changed == (None if name in ("id", "bot_id", "outbox_id") else 1), name
+            fixed = ("id", "bot_id", "outbox_id", IDS.get(table))
+            assert changed == (None if name in fixed else 1), name
+
+
+@pytest.mark.parametrize("table", IDS)
+def test_an_id_that_another_bot_could_want_is_not_taken(filled: Target, table: str) -> None:
+    """It would keep the other's row out, and show that there is one."""
+    row = {"bot_id": OWN, **ROWS[table]}
+    statement = f"INSERT INTO {table} ({', '.join(row)}, {IDS[table]}) VALUES ({', '.join(['%s'] * (len(row) + 1))})"
+    for name in (f"{OTHER}_a", f"{OTHER}_new", OWN, OWN.replace("_", "-") + "_new", f" {OWN}_new", "new"):
+        with session(filled, OWN) as cursor, pytest.raises(Denied, match='policy "own_ids"'):
+            cursor.execute(statement, [*row.values(), name])
+    with session(filled, OWN) as cursor:
+        cursor.execute(statement, [*row.values(), f"{OWN}_new"])
+        cursor.execute(statement, [TRIAL, *ROWS[table].values(), f"{TRIAL}_new"])
+        with pytest.raises(Denied, match='policy "own_ids"'):
+            cursor.execute(statement, [TRIAL, *ROWS[table].values(), f"{OWN}_newer"])
 
 
 @pytest.mark.parametrize(
@@ -408,3 +424,18 @@ def test_needs_the_schema_and_its_dry_run_leaves_nothing(empty_target: Target) -
     assert empty_target.sql(FILE, dry_run=1)["changed"] is True
     assert empty_target.contents() == before
     assert empty_target.rows("SELECT nspname FROM pg_namespace WHERE nspname = 'delivery'") == []
+
+
+def test_needs_the_group_of_the_bots(empty_target: Target) -> None:
+    empty_target.sql("001_unified_schema.sql")
+    before = empty_target.contents()
+    empty_target.server.execute("postgres", "ALTER ROLE trading_bots RENAME TO elsewhere")
+    try:
+        done = empty_target.psql(FILE)
+    finally:
+        empty_target.server.execute("postgres", "ALTER ROLE elsewhere RENAME TO trading_bots")
+    assert done.returncode == 3
+    assert "role trading_bots does not exist on this server: expected the group of the bots" in done.stderr
+    assert "Run playbooks/phase1_infrastructure.yml, then this again." in done.stderr
+    assert empty_target.contents() == before
+    assert empty_target.sql(FILE)["changed"] is True

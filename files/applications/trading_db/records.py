@@ -8,7 +8,7 @@ from typing import Any
 
 from .base import Base
 from .outbox import Operation
-from .statements import insert, upsert_day
+from .statements import insert, own_fill, upsert_day
 from .values import UTC, Amount
 
 
@@ -127,7 +127,10 @@ class Records(Base):
         liquidity: str | None = None,
         reason: str | None = None,
     ) -> None:
-        """Record an execution. The same (exchange, execution_id) again changes nothing and is no error."""
+        """Record an execution. The same one again changes nothing and is no error.
+
+        Refused if (exchange, execution_id) is that of another bot or symbol.
+        """
         row = {
             "exchange": exchange,
             "execution_id": execution_id,
@@ -144,9 +147,9 @@ class Records(Base):
             "liquidity": liquidity,
             "reason": reason,
         }
-        self._insert(
-            "trading.fills", f"fill {exchange} {execution_id}", row, "ON CONFLICT (exchange, execution_id) DO NOTHING"
-        )
+        known = "ON CONFLICT (exchange, execution_id) DO NOTHING"
+        fill = insert("trading.fills", self.bot_id, self._with_own_ids(row), known)
+        self._store(f"fill {exchange} {execution_id}", [fill, own_fill(fill)])
 
     # Account, market, risk.
 

@@ -30,7 +30,8 @@ WHERE trade_id = %(trade_id)s AND bot_id = %(bot_id)s AND exit_time IS NULL AND 
 _KEEP_REST = """UPDATE trading.trades SET quantity = quantity - %(quantity)s,
     position_size_usd = position_size_usd - round(position_size_usd * %(quantity)s / quantity, 8)
 WHERE trade_id = %(trade_id)s AND bot_id = %(bot_id)s"""
-# A closed position keeps the size that it had.
+# A closed position keeps the size that it had. An exit that is logged again
+# has reduced it already, also where other trades keep it open.
 _REDUCE = f"""UPDATE trading.positions p SET
     size = CASE WHEN p.size > t.quantity THEN p.size - t.quantity ELSE p.size END,
     status = CASE WHEN p.size > t.quantity THEN 'partially_closed' ELSE 'closed' END,
@@ -42,7 +43,8 @@ _REDUCE = f"""UPDATE trading.positions p SET
     exit_trade_ids = array_append(p.exit_trade_ids, t.trade_id::text)
 FROM trading.trades t
 WHERE t.trade_id = %(closed_id)s AND t.bot_id = %(bot_id)s AND p.bot_id = %(bot_id)s
-  AND p.entry_trade_ids @> ARRAY[%(trade_id)s::text] AND p.status IN {_OPEN}"""
+  AND p.entry_trade_ids @> ARRAY[%(trade_id)s::text] AND p.status IN {_OPEN}
+  AND NOT p.exit_trade_ids @> ARRAY[%(closed_id)s::text]"""
 
 
 def insert(
@@ -67,6 +69,18 @@ def upsert_day(bot_id: str, columns: Mapping[str, Any]) -> Operation:
         "trading.risk_metrics", bot_id, columns, f"ON CONFLICT (bot_id, date) DO UPDATE SET {', '.join(sets)}"
     )
     return found._replace(sql=found.sql.replace("trading.risk_metrics (", "trading.risk_metrics AS m (", 1))
+
+
+def own_fill(fill: Operation) -> Operation:
+    """Refuses a fill that was not inserted because its execution is another's."""
+    known = fill.parameters
+    return Operation(
+        "SELECT FROM trading.fills WHERE exchange = %(exchange)s AND execution_id = %(execution_id)s"
+        " AND bot_id = %(bot_id)s AND symbol = %(symbol)s",
+        {name: known[name] for name in ("exchange", "execution_id", "bot_id", "symbol")},
+        f"execution {known['execution_id']} of {known['exchange']} is stored already, of another bot or another symbol "
+        f"than {known['symbol']}: expected an execution of {known['bot_id']}; see whether two bots share an account",
+    )
 
 
 def update(

@@ -105,8 +105,8 @@ class Trades(Base):
         """Log a trade's exit; the position that was opened with it is closed as well.
 
         `holding_time_seconds` is computed where it is not given; `fees` are added
-        to the entry's. An exit logged again replaces the first. Refused if the bot
-        has no such trade.
+        to the entry's. An exit logged again replaces the trade's first one; its
+        position has counted that one and stays. Refused if the bot has no such trade.
         """
         known = self.own_id(trade_id)
         row = {

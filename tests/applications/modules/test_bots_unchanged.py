@@ -12,13 +12,15 @@ import time
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from trading_db import Refused
 
 from tests.database.conftest import LEGACY_FILES
 
-from .conftest import APPLICATIONS, Environment
+from .conftest import APPLICATIONS, Environment, load
 
 HERE = Path(__file__).parent
 # Shortseller's cache: it may be away, and is.
@@ -150,6 +152,33 @@ def test_lxalgo_patched_records_entries_and_exits_and_remembers_them(environment
     open_ids = {trade["trade_id"] for trade in trades} - {trade["trade_id"] for trade in closed}
     positions = environment.target.rows("SELECT position_id FROM trading.positions WHERE status = 'open'")
     assert {position["position_id"] for position in positions} == open_ids
+
+
+def test_lxalgo_patched_holds_in_memory_what_the_database_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        """A connector that takes no trade, and knows an open one."""
+
+        def get_open_trades(self) -> list[dict[str, Any]]:
+            return [{"symbol": "BTCUSDT", "quantity": 1, "entry_price": 2, "trade_id": "known"}]
+
+        def get_equity(self) -> int:
+            return 10000
+
+        def log_trade_entry(self, **columns: Any) -> str:
+            raise Refused("no")
+
+        def log_trade_exit(self, *columns: Any, **more: Any) -> None:
+            raise Refused("no")
+
+    connector = ModuleType("database.db_connector")
+    connector.DatabaseConnector = Refusing  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "database", ModuleType("database"))
+    monkeypatch.setitem(sys.modules, "database.db_connector", connector)
+    main: Any = load(assemble("lxalgo", tmp_path / "lxalgo") / "main.py")
+    for side, symbol in (("Buy", "ETHUSDT"), ("Sell", "BTCUSDT")):
+        with pytest.raises(Refused):
+            main.execute_trade({"symbol": symbol, "side": side, "quantity": 1, "price": 3})
+    assert (main.positions, main.trade_ids, main.equity) == ({"BTCUSDT": (1, 2)}, {"BTCUSDT": "known"}, 10000)
 
 
 @pytest.mark.parametrize(("bot", "patched"), [("lxalgo", "main.py"), ("shortseller", "config/settings.py")])

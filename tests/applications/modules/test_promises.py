@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,6 +15,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from trading_db.outbox import listed
 
 from .conftest import Environment
 
@@ -139,6 +141,29 @@ def test_a_trade_id_is_used_once(
     assert environment.target.value("SELECT count(*) FROM trading.trades") == 1
 
 
+def test_the_exit_of_a_trade_that_is_not_there_is_refused(
+    environment: Environment, momentum_db: Any, modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="no such trade a: its entry was refused, or it was never logged"):
+        momentum_db.log_trade_exit("a", 2.0, 1.0, 1.0, None, None)
+    momentum_db.log_trade_entry("a", "live", "BTCUSDT", "Buy", 1.0, 1.0, 1.0)
+    momentum_db.log_trade_exit("a", 2.0, 1.0, 1.0, None, None)
+    momentum_db.close()
+    # Another process uses the trade_id again; the database, when it is back, has it already.
+    again = modules["momentum"].TradeDatabase(tmp_path / "data/trading.db")
+    with closing(again):
+        with environment.away():
+            again.log_trade_entry("a", "live", "BTCUSDT", "Buy", 5.0, 1.0, 1.0)
+            again.log_trade_exit("a", 6.0, 7.0, 7.0, None, None)
+        assert again._store.client.flush(60)
+    reasons = [str(entry.refused) for entry in listed(environment.folder / "momentum_001", "momentum_001")]
+    assert ["no such trade a" in reason for reason in reasons] == [True, False, True]
+    assert "trades_trade_id_key" in reasons[1]
+    trades = environment.target.rows("SELECT exit_price, pnl_usd FROM trading.trades")
+    assert trades == [{"exit_price": 2, "pnl_usd": 1}]
+    assert environment.target.rows("SELECT current_price FROM trading.positions") == [{"current_price": 2}]
+
+
 def test_momentum_goes_on_while_the_database_is_away(
     environment: Environment, momentum_db: Any, modules: dict[str, ModuleType], tmp_path: Path
 ) -> None:
@@ -219,6 +244,69 @@ def test_shortseller_goes_on_while_the_database_is_away(
         assert trades.row(table, row_id) == row
     trades.close()
     assert environment.target.value("SELECT current_equity FROM trading.bots WHERE bot_id = 'shortseller_001'") == 3
+
+
+def seconds(call: Callable[..., Any], *arguments: Any) -> float:
+    began = time.monotonic()
+    call(*arguments)
+    return time.monotonic() - began
+
+
+@pytest.fixture
+def patient_trades(environment: Environment, trades: Any, modules: dict[str, ModuleType]) -> Iterator[Any]:
+    """A logger whose reads wait so long that a call shows whether it waits for one."""
+    trades.close()
+    environment.set("TRADING_DB_READ_SECONDS", "8")
+    environment.set("TRADING_DB_STATEMENT_SECONDS", "1")
+    logger = modules["shortseller"].TradeLogger(None)
+    yield logger
+    logger.close()
+
+
+def candle(trades: Any, minute: int) -> None:
+    trades.store_candle("BTCUSDT", datetime(2026, 6, 1, 12, minute, tzinfo=UTC), [1, 2, 1, 2, 5], "1m")
+
+
+def test_one_candle_waits_for_a_database_that_is_away_and_no_other_call_with_it(
+    environment: Environment, patient_trades: Any
+) -> None:
+    with environment.away():
+        first = threading.Thread(target=candle, args=(patient_trades, 0))
+        first.start()
+        time.sleep(0.5)
+        assert seconds(patient_trades.log_trade, "BTCUSDT", "Sell", 1, 2) < 4
+        first.join()
+        assert sum(seconds(candle, patient_trades, minute) for minute in range(1, 5)) < 4
+    candle(patient_trades, 5)
+    assert environment.target.value("SELECT count(*) FROM trading.market_data") == 6
+
+
+def test_rows_that_are_known_are_changed_without_asking_a_database_that_is_away(
+    environment: Environment, patient_trades: Any
+) -> None:
+    trade = patient_trades.log_trade("BTCUSDT", "Sell", 1, 2)
+    position = patient_trades.open_position("BTCUSDT", "short", 1, 2, 3, None, 10)
+    noted = patient_trades.log_signal("BTCUSDT", "short", 0.5, 2, None)
+    with environment.away():
+        patient_trades.log_balance(1, 2, 3, 4, 5)
+        deadline = time.monotonic() + 30
+        while patient_trades._store.client.trouble is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        for call, *arguments in (
+            (patient_trades.update_trade_status, trade["id"], "filled"),
+            (patient_trades.update_trade_pnl, trade["id"], 5, 1),
+            (patient_trades.update_position, position["id"], 5),
+            (patient_trades.close_position, position["id"], 5),
+            (patient_trades.mark_signal_executed, noted["id"], trade["id"]),
+            (candle, patient_trades, 0),
+        ):
+            # Not because the last call has just asked in vain.
+            patient_trades._store._asked_in_vain = float("-inf")
+            assert seconds(call, *arguments) < 4, call
+    assert patient_trades.row("trades", trade["id"])["pnl"] == 5
+    assert patient_trades.row("positions", position["id"])["status"] == "closed"
+    assert patient_trades.row("signals", noted["id"])["execution_id"] == trade["id"]
 
 
 def test_a_backup_has_the_legacy_schema_and_appears_whole_or_not_at_all(

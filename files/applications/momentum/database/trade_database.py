@@ -11,6 +11,8 @@ arguments, defaults, rows and exceptions. What is different:
 - log_trade_entry with a trade_id that was used before raises WriteRefused, as
   ever. If the database is away and it was used before this process began, the
   second entry is found out when it is delivered: `python -m trading_db status`.
+- log_trade_exit of a trade that was never logged, or whose entry the database
+  refused: WriteRefused, or found out likewise. SQLite passed over it.
 - a row's newness goes by the moment, also where clocks are put back.
 """
 
@@ -136,6 +138,9 @@ AT_LEVEL = (
     f"({WANTED} coalesce(metadata #>> '{{given,event_level}}', metadata #>> '{{legacy,event_level}}', event_level))"
     + OWN_EVENTS
 )
+# The trade that was entered, where this process knows it: an older one may have
+# its trade_id, which is why the entry is refused.
+EXITED = f"trade_id = %(trade_id)s AND (%(row_id)s::bigint IS NULL OR {TRADES.where_id()})"
 CLOSE_POSITION = (
     "UPDATE trading.positions SET status = 'closed', closed_at = %(exit_time)s, last_updated = %(exit_time)s,"
     " current_price = %(exit_price)s, realized_pnl = coalesce(%(pnl_usd)s, 0), unrealized_pnl = 0,"
@@ -284,10 +289,19 @@ class TradeDatabase:
             "holding_time_seconds": integer(holding_time_seconds),
         }
         with self._lock:
-            sql, values = TRADES.update(changes, {}, "trade_id = %(trade_id)s")
-            values = {**values, "trade_id": self._unified_id(name)}
-            self._store.write((sql, values), (CLOSE_POSITION, values))
-            self._store.remember(TRADES, [{**row, **changes} for row in self._store.recall(TRADES, _named(name))])
+            known = self._store.recall(TRADES, _named(name))
+            sql, values = TRADES.update(changes, {}, EXITED)
+            values = {
+                **values,
+                "bot_id": self._store.bot_id,
+                "trade_id": self._unified_id(name),
+                "row_id": known[0]["id"] if known else None,
+            }
+            self._store.client.write_if_matched(
+                [(sql, values), (CLOSE_POSITION, values)],
+                f"trades has no such trade {name}: its entry was refused, or it was never logged",
+            )
+            self._store.remember(TRADES, [{**row, **changes} for row in known])
 
     @as_sqlite
     def get_open_trades(self, mode: str | None = None) -> list[Row]:

@@ -187,7 +187,9 @@ as_psycopg2 = DriverErrors(DatabaseUnavailable, WriteRefused)
 class TradeLogger:
     @as_psycopg2
     def __init__(self, config: object = None) -> None:
+        # Nobody reads from the network under it: log_trade would wait as well.
         self._lock = threading.RLock()
+        self._figures_lock = threading.Lock()
         self._candles: set[tuple[str, datetime, str]] = set()
         self._store = LegacyStore(TRADES, POSITIONS, CANDLES, SIGNALS, BALANCES, RISK_METRICS)
         # While the database answers: what the bot needs to go on while it does not.
@@ -305,17 +307,17 @@ class TradeLogger:
 
     @as_psycopg2
     def mark_signal_executed(self, signal_id: int, trade_id: int) -> Row | None:
+        row = self._find(SIGNALS, signal_id)
+        if row is None:
+            return None
+        if trade_id is not None and self._find(TRADES, trade_id) is None:
+            raise Refused(f"trades has no row with id {trade_id}, expected the one that executed signal {signal_id}")
+        executed = {"signal_id": row["id"], "trade_id": trade_id, "now": _now()}
+        changed = row | {"executed": True, "execution_id": trade_id}
         with self._lock:
-            row = self._store.find(SIGNALS, signal_id)
-            if row is None:
-                return None
-            if trade_id is not None and self._store.find(TRADES, trade_id) is None:
-                raise Refused(f"trades has no row with id {trade_id}, expected the one that executed signal {signal_id}")
-            executed = {"signal_id": row["id"], "trade_id": trade_id, "now": _now()}
-            changes = {"executed": True, "execution_id": trade_id}
             self._store.write((EXECUTE_SIGNAL, executed))
-            self._store.remember(SIGNALS, [row | changes])
-            return row | changes
+            self._store.remember(SIGNALS, [changed])
+        return changed
 
     @as_psycopg2
     def store_candle(self, symbol: str, timestamp: datetime, candle: Sequence[Any], interval: str) -> Row | None:
@@ -330,9 +332,11 @@ class TradeLogger:
         if None not in prices and (row["high_price"] != max(prices) or row["low_price"] != min(prices)):
             raise Refused(f"high and low of the candle of {symbol} at {moment} do not bound open and close: {prices}")
         key = (symbol, moment, interval)
+        # A bot stores the running candle over and over.
+        if key in self._candles or self._has_candle(key):
+            return None
         with self._lock:
-            # A bot stores the running candle over and over.
-            if key in self._candles or self._has_candle(key):
+            if key in self._candles:
                 return None
             stored = self._store.insert(CANDLES, row, conflict="ON CONFLICT DO NOTHING", data_source=self._store.bot_id)
             self._remember_candle(key)
@@ -355,7 +359,7 @@ class TradeLogger:
     def update_risk_metrics(self) -> Row:
         """The figures of today (UTC), computed from today's trades."""
         today = _today()
-        with self._lock:
+        with self._figures_lock:
             pnls = [trade["pnl"] for trade in self._filled_on(today)]
             before = self._figures_of(today)
             won = [pnl for pnl in pnls if pnl is not None and pnl > 0]
@@ -382,20 +386,24 @@ class TradeLogger:
         """A stored row of one of the six tables, None where there is none."""
         if table not in TABLES:
             raise ValueError(f"unknown table {table}")
-        return self._store.find(TABLES[table], row_id)
+        return self._find(TABLES[table], row_id)
 
     def close(self) -> None:
         self._store.close()
 
     def _has_candle(self, key: tuple[str, datetime, str]) -> bool:
-        sql = "SELECT 1 FROM trading.market_data WHERE (symbol, timestamp, interval) = (%s, %s, %s)"
+        # If it is there although nobody can tell, the delivery leaves it as it is.
+        if self._store.client.trouble is not None:
+            return False
+        symbol, moment, interval = key
+        where = "(symbol, timestamp, interval) = (%(symbol)s, %(moment)s, %(interval)s)"
         try:
-            found = bool(self._store.client.fetch(sql, key))
+            found = bool(self._store._ask(CANDLES, where, symbol=symbol, moment=moment, interval=interval))
         except Unavailable:
-            # If it is there after all, the delivery leaves it as it is.
             return False
         if found:
-            self._remember_candle(key)
+            with self._lock:
+                self._remember_candle(key)
         return found
 
     def _remember_candle(self, key: tuple[str, datetime, str]) -> None:
@@ -404,9 +412,21 @@ class TradeLogger:
         self._candles.add(key)
 
     def _update(self, table: Table, row_id: int, changes: Row, **further: Any) -> Row | None:
+        row = self._find(table, row_id)
+        if row is None:
+            return None
         with self._lock:
-            row = self._store.find(table, row_id)
-            return None if row is None else self._store.update(table, row, changes, **further)
+            # Another thread may have changed it since.
+            (row,) = self._remembered(table, row_id) or [row]
+            return self._store.update(table, row, changes, **further)
+
+    def _find(self, table: Table, row_id: int | None) -> Row | None:
+        """As the store's find, from memory where the database is known to be away."""
+        remembered = self._remembered(table, row_id) if self._store.client.trouble is not None else []
+        return remembered[0] if remembered else self._store.find(table, row_id)
+
+    def _remembered(self, table: Table, row_id: int | None) -> list[Row]:
+        return self._store.recall(table, lambda row: bool(row["id"] == row_id))
 
     def _log_balance(self, kind: str, *amounts: Any) -> Row:
         names = [column.name for column in BALANCES.columns if column.name != "timestamp"]
