@@ -231,26 +231,52 @@ def test_row_ids_run_out_loudly(opener: Opener, killable: Platform, target: Targ
     assert stored == set(made)
 
 
-def test_a_full_disk_acknowledges_nothing(opener: Opener, killable: Platform, target: Target) -> None:
-    db = opener(wait_seconds=0.1)
-    killable.container(killable.pgbouncer).pause()
-    db.log_event("before")
-    pages = db._outbox._db.execute("PRAGMA page_count").fetchone()[0]
+def fill_outbox(db: TradingDB) -> list[str]:
+    """Have no room in the outbox; returns the events that it took."""
+    (pages,) = db._outbox._db.execute("PRAGMA page_count").fetchone()
     db._outbox._db.execute(f"PRAGMA max_page_count = {pages}")
     stored = []
 
     def fill() -> None:
-        for _ in range(100):
+        for _ in range(1000):
             db.log_event("filling", message="x" * 500)
             stored.append("filling")
 
     with pytest.raises(TradingDBError, match="the write is not stored: free space on its disk"):
         fill()
+    return stored
+
+
+def test_a_full_disk_acknowledges_nothing(opener: Opener, killable: Platform, target: Target) -> None:
+    db = opener(wait_seconds=0.1)
+    killable.container(killable.pgbouncer).pause()
+    db.log_event("before")
+    stored = fill_outbox(db)
     db._outbox._db.execute("PRAGMA max_page_count = 1000000")
     db.log_event("after")
     killable.restore()
     assert db.flush(60)
     assert events(target) == ["before", *stored, "after"]
+
+
+def test_a_full_disk_is_freed_by_the_delivery(opener: Opener, killable: Platform, target: Target) -> None:
+    """Although row ids are used up, for which there is no room before."""
+    db = opener(wait_seconds=0)
+    reserved = "SELECT last_value FROM trading.trades_id_seq"
+    before = target.value(reserved)
+    killable.container(killable.pgbouncer).pause()
+    for _ in range(600):
+        db.reserve_id("trading.trades")
+    stored = fill_outbox(db)
+    killable.restore()
+    assert db.flush(60)
+    assert events(target) == stored
+    deadline = time.monotonic() + 30
+    while db._outbox.id_count("trading.trades") < 1000:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    # What was reserved and could not be kept at once was not thrown away.
+    assert target.value(reserved) == before + 600
 
 
 def test_an_outbox_put_back_from_an_older_copy_swallows_nothing(

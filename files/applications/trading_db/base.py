@@ -192,8 +192,8 @@ class Base:
         if row_id is None:
             raise Unavailable(
                 f"all {self._settings.id_reserve} reserved row ids are used up for {table} while {self._settings.where} is "
-                f"away ({self._delivery.trouble}): nothing of this row was stored; bring the database back, and raise "
-                "TRADING_DB_ID_RESERVE in the bot's .env for longer outages"
+                f"away ({self._delivery.trouble or 'or the outbox has no room for more'}): nothing of this row was stored; "
+                "bring the database back, and raise TRADING_DB_ID_RESERVE in the bot's .env for longer outages"
             )
         return row_id
 

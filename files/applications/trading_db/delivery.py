@@ -17,7 +17,7 @@ import psycopg2
 from .connection import Connection, cause, is_final
 from .errors import SecondInstance, TradingDBError, Unavailable
 from .instance import Instance
-from .outbox import Entry, Outbox, OutboxError, OutboxFull, encode
+from .outbox import Entry, Outbox, OutboxError, OutboxUnwritable, encode
 from .settings import Settings
 from .statements import insert
 
@@ -55,6 +55,8 @@ class Delivery(threading.Thread):
         self._beat_wanted = False
         # Tables of which row ids are kept.
         self._tables = ["trading.trades"]
+        # Row ids that the outbox had no room for yet.
+        self._homeless: dict[str, list[int]] = {}
         # Why nothing is delivered now.
         self.trouble: str | None = None
         # Why nothing will be any more.
@@ -136,7 +138,7 @@ class Delivery(threading.Thread):
             except SecondInstance as error:
                 _log.critical("%s", error)
             except Exception as error:
-                if isinstance(error, OutboxError) and not isinstance(error, OutboxFull):
+                if isinstance(error, OutboxError) and not isinstance(error, OutboxUnwritable):
                     self._fail(error)
                     return
                 self._disconnect()
@@ -162,13 +164,13 @@ class Delivery(threading.Thread):
                 with self._changed:
                     self._beat_wanted = False
                     self._changed.notify_all()
-        self._reserve_ids(self._connection)
         newest = self._outbox.last_sequence()
         entries = self._outbox.pending(self._position, 1 if self._position < self._singly_until else _BATCH)
         if entries:
             self._deliver(self._connection, entries)
         else:
             self._arrive(newest, in_file=False)
+        self._reserve_ids(self._connection)
         self._note_no_trouble()
         with self._changed:
             if not entries:
@@ -203,9 +205,16 @@ class Delivery(threading.Thread):
         for table in tuple(self._tables):
             missing = self._settings.id_reserve - self._outbox.id_count(table)
             if missing * 2 >= self._settings.id_reserve:
-                with connection.transaction(_RESERVE, {"table": table, "count": missing}) as cursor:
-                    ids = [number for (number,) in cursor.fetchall()]
-                self._outbox.add_ids(table, ids)
+                if table not in self._homeless:
+                    with connection.transaction(_RESERVE, {"table": table, "count": missing}) as cursor:
+                        self._homeless[table] = [number for (number,) in cursor.fetchall()]
+                try:
+                    self._outbox.add_ids(table, self._homeless[table])
+                except OutboxUnwritable as error:
+                    # Deliveries free the disk, so they must go on.
+                    _log.error("row ids of %s cannot be kept for now: %s", table, error)
+                    continue
+                del self._homeless[table]
                 with self._changed:
                     self._changed.notify_all()
 

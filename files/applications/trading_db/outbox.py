@@ -42,7 +42,7 @@ class OutboxError(TradingDBError):
     """The outbox cannot be used: nothing is acknowledged without it."""
 
 
-class OutboxFull(OutboxError):
+class OutboxUnwritable(OutboxError):
     """The outbox cannot be written now; what is in it is sound."""
 
 
@@ -321,11 +321,11 @@ def _explained(path: Path, error: sqlite3.DatabaseError) -> OutboxError:
     """What happened to the file, and what to do about it."""
     cause = str(error)
     if "full" in cause or "disk I/O" in cause:
-        return OutboxFull(
+        return OutboxUnwritable(
             f"the outbox {path} cannot be written ({cause}), the write is not stored: free space on its disk"
         )
     if "readonly" in cause or "unable to open" in cause:
-        return OutboxFull(
+        return OutboxUnwritable(
             f"the outbox {path} cannot be written ({cause}), the write is not stored: make it and its folder writable "
             f"for user {os.getuid()}"
         )
