@@ -73,9 +73,14 @@ class Base:
         return self._outbox.pending_count()
 
     def close(self, timeout: float = 10.0) -> bool:
-        """Deliver what waits, end the instance. Returns whether everything was delivered; the rest is kept on disk."""
+        """Deliver what waits, end the instance. Returns whether everything was delivered; the rest is kept on disk.
+
+        Called by a signal handler in the middle of a write it returns False and leaves the closing to the process's end.
+        """
         if self._closed or self._process != os.getpid():
             return True
+        if self._outbox.interrupted:
+            return False
         deadline = time.monotonic() + timeout
         done = self.flush(timeout)
         self._closed = True
@@ -164,6 +169,11 @@ class Base:
             raise TradingDBError(
                 f"this TradingDB belongs to process {self._process}, and this is {os.getpid()}: expected one process; "
                 "after a fork, let the parent write"
+            )
+        if self._outbox.interrupted:
+            raise Unavailable(
+                "a signal handler interrupted a write of this thread and called the client: nothing of this call was "
+                "stored; let the handler set a flag, and call where the bot's loop sees it"
             )
         if self._instance.in_doubt and self._delivery.trouble is None:
             self._delivery.beat_now(seconds)

@@ -105,6 +105,8 @@ class Outbox:
     def __init__(self, folder: Path, bot_id: str) -> None:
         self.path = folder / f"{bot_id}.outbox"
         self._lock = threading.RLock()
+        # The thread that is inside a transaction.
+        self._inside: int | None = None
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._holder = _hold(folder / f"{bot_id}.lock")
@@ -153,21 +155,29 @@ class Outbox:
             self._db.close()
         os.close(self._holder)
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether this thread is inside a transaction, as it is where a signal handler interrupts it."""
+        return self._inside == threading.get_ident()
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing, and durable at its end. Raises OutboxError."""
         with self._lock, self._errors_named():
-            if self._db.in_transaction:
+            if self.interrupted:
                 yield
                 return
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._inside = threading.get_ident()
+                self._db.execute("BEGIN IMMEDIATE")
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
                 raise
+            finally:
+                self._inside = None
 
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
