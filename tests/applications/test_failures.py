@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -218,6 +220,47 @@ def test_what_the_database_refuses_is_kept_aside_and_blocks_nothing(
         again.write([("INSERT INTO nowhere VALUES (1)", ())])
 
 
+def test_what_psycopg2_cannot_send_is_refused(db: TradingDB, target: Target) -> None:
+    with pytest.raises(Refused, match="incomplete placeholder"):
+        db.write([("INSERT INTO audit.system_events (bot_id) VALUES (%(%s)s)", {"%s": 1})])
+    db.log_event("after")
+    assert target.value("SELECT count(*) FROM audit.system_events WHERE event_type = 'after'") == 1
+
+
+def test_a_statement_that_takes_too_long_is_named_and_keeps_its_place(
+    opener: Opener, killable: Platform, target: Target
+) -> None:
+    db = opener(wait_seconds=0, read_seconds=1, statement_seconds=0.2)
+    trade = db.log_trade_entry("BTCUSDT", "Buy", 1, 1)
+    assert db.flush(30)
+    pgbouncer = killable.container(killable.pgbouncer)
+    with closing(target.server.connect(target.database)) as other:
+        other.cursor().execute("SELECT FROM trading.trades FOR UPDATE")
+        pgbouncer.pause()
+        db.log_event("alone")
+        # These are one transaction at first.
+        db.log_event("before")
+        db.update_trade(trade.trade_id, notes="locked")
+        db.log_event("after")
+        pgbouncer.unpause()
+        deadline = time.monotonic() + 30
+        while events(target) != ["alone", "before"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        named = (
+            rf"change of trade_id {trade.trade_id} \(entry 4\) was canceled, try [2-9]: .*TRADING_DB_STATEMENT_SECONDS"
+        )
+        while not re.search(named, db._delivery.trouble or ""):
+            assert time.monotonic() < deadline, db._delivery.trouble
+            time.sleep(0.05)
+        with pytest.raises(Unavailable, match=r"2 writes wait for the database .*was canceled"):
+            db.get_trade(trade.trade_id)
+    assert db.flush(30)
+    assert events(target) == ["alone", "before", "after"]
+    assert target.value("SELECT notes FROM trading.trades") == "locked"
+    assert db.refused_count == 0
+
+
 def test_row_ids_run_out_loudly(opener: Opener, killable: Platform, target: Target) -> None:
     db = opener(wait_seconds=0.1, id_reserve=3)
     killable.kill(killable.pgbouncer)
@@ -277,6 +320,26 @@ def test_a_full_disk_is_freed_by_the_delivery(opener: Opener, killable: Platform
         time.sleep(0.1)
     # What was reserved and could not be kept at once was not thrown away.
     assert target.value(reserved) == before + 600
+
+
+def test_an_outbox_that_another_program_locks_is_waited_for(opener: Opener, killable: Platform, target: Target) -> None:
+    db = opener(wait_seconds=0)
+    db._outbox._db.execute("PRAGMA busy_timeout = 100")
+    pgbouncer = killable.container(killable.pgbouncer)
+    pgbouncer.pause()
+    db.write([("INSERT INTO nowhere VALUES (1)", ())])
+    with closing(sqlite3.connect(db._outbox.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        pgbouncer.unpause()
+        with pytest.raises(TradingDBError, match=r"database is locked.*not stored: end the program that has it open"):
+            db.log_event("lost")
+        assert not db.flush(2)
+        assert "database is locked" in (db._delivery.trouble or "")
+    assert db.flush(30)
+    assert db.refused_count == 1
+    db.log_event("after")
+    assert db.flush(30)
+    assert events(target) == ["write_refused", "after"]
 
 
 def test_an_outbox_put_back_from_an_older_copy_swallows_nothing(

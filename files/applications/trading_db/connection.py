@@ -39,7 +39,9 @@ class NoAnswer(psycopg2.OperationalError):
 def is_final(error: Exception) -> bool:
     """Whether the database refuses the statement as such, so that trying again is no use."""
     if isinstance(error, psycopg2.Error):
-        return (error.pgcode or "")[:2] in _FINAL
+        if error.pgcode is None:
+            return type(error) is psycopg2.ProgrammingError  # psycopg2 itself cannot make a statement of it.
+        return error.pgcode[:2] in _FINAL
     return isinstance(error, (TypeError, ValueError, LookupError))  # Parameters do not fit their marks.
 
 

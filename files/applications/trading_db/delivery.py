@@ -38,6 +38,10 @@ class _Refusal(Exception):
     """The database refuses an entry."""
 
 
+class _Canceled(Exception):
+    """The database ends a statement of an entry, as it does when that takes too long."""
+
+
 class Delivery(threading.Thread):
     """The sender of one outbox, and the pulse of its instance."""
 
@@ -50,6 +54,8 @@ class Delivery(threading.Thread):
         self._changed = threading.Condition()
         self._position = 0
         self._singly_until = 0
+        # The entry that was canceled last, and how often.
+        self._canceled = (0, 0)
         self._stopping = False
         self._woken = False
         self._beat_wanted = False
@@ -224,7 +230,10 @@ class Delivery(threading.Thread):
             with connection.transaction(_ADVANCE, {**self._parameters(), "first": first, "last": last}) as advanced:
                 news = advanced.rowcount == 1
                 for entry in entries if news else ():
-                    _execute(connection, entry)
+                    self._execute(connection, entry)
+        except _Canceled:
+            self._singly_until = last  # What comes before it need not wait.
+            raise
         except _Refusal as refusal:
             if len(entries) > 1:
                 self._singly_until = last
@@ -232,6 +241,25 @@ class Delivery(threading.Thread):
                 self._set_aside(entries[0], str(refusal))
             return
         self._arrive(last if news else self._known_position(connection, first - 1))
+
+    def _execute(self, connection: Connection, entry: Entry) -> None:
+        for operation in entry.operations:
+            try:
+                cursor = connection.execute(operation.sql, operation.parameters or None)
+            except psycopg2.errors.QueryCanceled as error:
+                sequence, times = self._canceled
+                times = times + 1 if sequence == entry.sequence else 1
+                self._canceled = (entry.sequence, times)
+                raise _Canceled(
+                    f"{entry.summary} (entry {entry.sequence}) was canceled, try {times}: {cause(error)}; if it needs "
+                    "longer, raise TRADING_DB_STATEMENT_SECONDS in the bot's .env and start the bot again"
+                ) from error
+            except Exception as error:
+                if is_final(error):
+                    raise _Refusal(cause(error)) from error
+                raise
+            if cursor.rowcount == 0 and operation.unmatched:
+                raise _Refusal(operation.unmatched)
 
     def _set_aside(self, entry: Entry, reason: str) -> None:
         text = f"{entry.summary} was refused by the database: {reason}"
@@ -286,15 +314,3 @@ class Delivery(threading.Thread):
         if self.trouble is not None:
             _log.info("%s answers again", self._settings.where)
             self.trouble = None
-
-
-def _execute(connection: Connection, entry: Entry) -> None:
-    for operation in entry.operations:
-        try:
-            cursor = connection.execute(operation.sql, operation.parameters or None)
-        except Exception as error:
-            if is_final(error):
-                raise _Refusal(cause(error)) from error
-            raise
-        if cursor.rowcount == 0 and operation.unmatched:
-            raise _Refusal(operation.unmatched)

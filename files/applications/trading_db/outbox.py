@@ -339,6 +339,10 @@ def _explained(path: Path, error: sqlite3.DatabaseError) -> OutboxError:
             f"the outbox {path} cannot be written ({cause}), the write is not stored: make it and its folder writable "
             f"for user {os.getuid()}"
         )
+    if "locked" in cause:
+        return OutboxUnwritable(
+            f"the outbox {path} cannot be written ({cause}), the write is not stored: end the program that has it open"
+        )
     return OutboxError(
         f"the outbox {path} cannot be used ({cause}), nothing was stored: stop the bot, move {path.name}* to another "
         f"folder, start the bot, which begins a new outbox, and look into the old one with "
