@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from trading_db import Refused, Settings, TradingDB, TradingDBError, Unavailable
+from trading_db import instance as instances
 from trading_db.outbox import listed
 
 from tests.applications.conftest import BOT, Opener, Platform
@@ -69,6 +70,33 @@ def test_writes_outlast_a_server(opener: Opener, killable: Platform, target: Tar
         trades
     )
     assert (db.pending_count, db.refused_count) == (0, 0)
+
+
+def test_reads_hold_nothing_up_while_the_database_is_known_to_be_away(
+    opener: Opener, killable: Platform, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instances, "BEAT_SECONDS", 0.3)
+    db = opener(wait_seconds=0.2)
+
+    def reads(message: str) -> None:
+        deadline = time.monotonic() + 30
+        while db._delivery.trouble is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        began = time.monotonic()
+        for _ in range(5):
+            with pytest.raises(Unavailable, match=message):
+                db.get_open_trades()
+        # 30 s each, where nothing is known.
+        assert time.monotonic() - began < 5
+
+    killable.kill(killable.pgbouncer)
+    reads(r"did not answer within 0\.2 s")
+    db.log_event("meanwhile")
+    reads("1 writes wait for the database .*Connection refused")
+    killable.restore()
+    assert db.flush(60)
+    assert db.fetch("SELECT event_type FROM audit.system_events") == [{"event_type": "meanwhile"}]
 
 
 def test_a_call_need_not_wait_at_all(opener: Opener, killable: Platform, target: Target) -> None:

@@ -131,11 +131,17 @@ class Base:
         return self._take_id(table)
 
     def fetch(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> list[Row]:
-        """Rows of a query, in a read-only transaction, after all earlier writes. Raises Unavailable rather than wait on."""
+        """Rows of a query, in a read-only transaction, after all earlier writes. Raises Unavailable rather than wait on,
+        and at once if it is known that nothing is delivered now."""
         operation = checked(sql, parameters or ())
-        deadline = time.monotonic() + self._settings.read_seconds
-        self._guard(self._settings.read_seconds)
-        if not self.flush(max(0.0, deadline - time.monotonic())):
+        # Where the delivery is in trouble already, a read is not likely to do better: it waits no longer than a write.
+        trouble = self._delivery.trouble
+        seconds = self._settings.read_seconds
+        if trouble is not None:
+            seconds = min(seconds, self._settings.wait_seconds)
+        deadline = time.monotonic() + seconds
+        self._guard(seconds)
+        if not self.flush(0 if trouble is not None else max(0.0, deadline - time.monotonic())):
             raise Unavailable(
                 f"{self.pending_count} writes wait for the database ({self._delivery.trouble or 'it is slow'}), so a read "
                 f"would not know them: expected {self._settings.where} within {self._settings.read_seconds:g} s; the "
@@ -153,8 +159,8 @@ class Base:
                     raise
                 if time.monotonic() + pause > deadline:
                     raise Unavailable(
-                        f"{self._settings.where} did not answer within {self._settings.read_seconds:g} s "
-                        f"({cause(error)}): ask again when it is back"
+                        f"{self._settings.where} did not answer within {seconds:g} s ({cause(error)}): "
+                        "ask again when it is back"
                     ) from error
             time.sleep(pause)
             pause *= 2
