@@ -289,6 +289,23 @@ def test_a_statement_that_takes_too_long_is_named_and_keeps_its_place(
     assert db.refused_count == 0
 
 
+def test_a_database_that_is_not_as_expected_is_waited_for(opener: Opener, target: Target) -> None:
+    """What no write could go without is missing, as while a backup is put back."""
+    db = opener(wait_seconds=0)
+    target.execute("ALTER TABLE delivery.outboxes RENAME TO away")
+    db.log_event("kept")
+    assert not db.flush(1)
+    assert 'relation "delivery.outboxes" does not exist' in (db._delivery.trouble or "")
+    target.execute("ALTER TABLE delivery.away RENAME TO outboxes")
+    target.execute("REVOKE USAGE ON SCHEMA delivery FROM trading_bots")
+    assert not db.flush(6)
+    assert "permission denied for schema delivery" in (db._delivery.trouble or "")
+    target.execute("GRANT USAGE ON SCHEMA delivery TO trading_bots")
+    assert db.flush(30)
+    assert db.refused_count == 0
+    assert events(target) == ["kept"]
+
+
 def test_row_ids_run_out_loudly(opener: Opener, killable: Platform, target: Target) -> None:
     db = opener(wait_seconds=0.1, id_reserve=3)
     killable.kill(killable.pgbouncer)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from trading_db import TradingDB, Unavailable
 from trading_db import base as bases
+from trading_db.outbox import encode
 
 from tests.applications.conftest import Opener
 from tests.applications.test_failures import events
@@ -20,7 +21,6 @@ from tests.database.conftest import Target
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Any]], None]]:
     """Has a signal come in the middle of the next write's transaction, and be handled."""
     before = signal.getsignal(signal.SIGUSR1)
-    encode = bases.encode
 
     def come(operations: Any) -> str:
         monkeypatch.setattr(bases, "encode", encode)

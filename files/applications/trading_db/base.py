@@ -23,6 +23,8 @@ from .statements import checked, insert, update
 from .values import UTC
 
 Row = dict[str, Any]
+Parameters = Sequence[Any] | Mapping[str, Any]
+Statement = tuple[str, Parameters] | tuple[str, Parameters, str]
 # Columns that name a row of the bot.
 _REFERENCES = {
     *("trade_id", "order_id", "position_id", "execution_trade_id", "execution_order_id"),
@@ -107,9 +109,10 @@ class Base:
 
     # Statements of a bot's own.
 
-    def write(self, operations: Sequence[tuple[str, Sequence[Any] | Mapping[str, Any]]]) -> bool:
+    def write(self, operations: Sequence[Statement]) -> bool:
         """Store statements, delivered as one transaction, exactly once, in order with all other writes.
 
+        A statement is its SQL, its parameters and, where it has to change a row, why it is refused if there is none.
         Returns whether they were delivered by the time the call returned. If the
         database refuses one of them, none is stored. Parameters may be what SQL
         knows: None, bool, int, float, Decimal, str, aware datetime, date, a list
@@ -117,7 +120,7 @@ class Base:
         """
         if not operations:
             return True
-        found = [checked(sql, parameters) for sql, parameters in operations]
+        found = [checked(sql, given)._replace(unmatched=why[0] if why else None) for sql, given, *why in operations]
         return self._store(f"statements of the bot: {found[0].sql.strip()[:60]}", found)
 
     def keep_ids(self, *tables: str) -> None:

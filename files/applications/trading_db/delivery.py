@@ -314,3 +314,18 @@ class Delivery(threading.Thread):
         if self.trouble is not None:
             _log.info("%s answers again", self._settings.where)
             self.trouble = None
+
+
+def send_again(settings: Settings, outbox: Outbox) -> int:
+    """Queue once more what was refused; the bot is stopped. Returns how much. Raises psycopg2.Error."""
+    connection = Connection(settings)
+    try:
+        parameters = {"bot_id": settings.bot_id, "outbox_id": outbox.outbox_id}
+        with connection.transaction(_KNOWN, parameters, read_only=True) as cursor:
+            known = cursor.fetchone()
+    finally:
+        connection.close()
+    with outbox.transaction():
+        # What has a number that the database knows counts as delivered.
+        outbox.continue_after(known[0] if known else 0)
+        return outbox.send_again()

@@ -249,6 +249,15 @@ class Outbox:
         with self.transaction():
             self._db.execute("UPDATE entries SET refused = ? WHERE sequence = ?", (reason, sequence))
 
+    def send_again(self) -> int:
+        """Put the entries that were refused behind the others, in their order. Returns how many."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT INTO entries (created_at, summary, operations)"
+                " SELECT created_at, summary, operations FROM entries WHERE refused IS NOT NULL ORDER BY sequence"
+            )
+            return self._db.execute("DELETE FROM entries WHERE refused IS NOT NULL").rowcount
+
     def add_ids(self, table: str, ids: Sequence[int]) -> None:
         """Keep row ids that the database has reserved."""
         with self.transaction():
