@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from trading_db import Settings
+import pytest
+from trading_db import Refused, Settings
+from trading_db.outbox import listed
 
-from tests.applications.conftest import Opener, Platform
-from tests.applications.test_failures import environment
+from tests.applications.conftest import BOT, Opener, Platform
+from tests.applications.test_failures import environment, events
 from tests.database.conftest import PASSWORD, ROOT, Target
 
 
@@ -106,3 +108,61 @@ def test_status(settings: Settings, opener: Opener, target: Target) -> None:
     code, output = run("status", settings, POSTGRES_PORT="1")
     assert code == 3
     assert "refused: 1" in output
+
+
+def test_what_was_refused_is_sent_again(settings: Settings, opener: Opener, target: Target) -> None:
+    """Its cause was the environment's: a privilege was missing."""
+    code, output = run("retry", settings)
+    assert (code, output) == (0, "queued again: 0, nothing was refused\n")
+    target.execute("REVOKE INSERT ON trading.trades FROM trading_bots")
+    db = opener(wait_seconds=0)
+    trade = db.log_trade_entry("BTCUSDT", "Buy", 1, 1)
+    db.log_trade_exit(trade.trade_id, 2, pnl_usd=1)
+    db.log_event("blocked by nothing")
+    assert db.flush(30)
+    code, output = run("status", settings)
+    assert "permission denied for table trades" in output
+    assert f"trading.trades has no trade_id {trade.trade_id}" in output
+    assert "remove the cause, stop the bot, run python -m trading_db retry, start the bot" in output
+
+    code, output = run("retry", settings)
+    assert code == 2
+    assert "is held by process" in output
+    assert "stop that one" in output
+    assert db.close()
+    code, output = run("retry", settings, POSTGRES_PORT="1")
+    assert code == 3
+    assert "nothing was changed: " in output
+    assert [entry.refused is None for entry in listed(settings.outbox, BOT)] == [False, False]
+
+    target.execute("GRANT INSERT ON trading.trades TO trading_bots")
+    for count in (2, 0):
+        code, output = run("retry", settings)
+        assert code == 0, output
+        assert f"queued again: {count}, after {2 - count} that wait" in output
+    db = opener()
+    assert db.flush(30)
+    assert [(row["id"], row["pnl_usd"]) for row in db.get_recent_trades()] == [(trade.id, 1)]
+    assert (db.refused_count, db.pending_count) == (0, 0)
+    assert events(target) == ["blocked by nothing", "write_refused", "write_refused"]
+
+
+def test_nothing_sent_again_counts_as_delivered(settings: Settings, opener: Opener, target: Target) -> None:
+    """Where the outbox was put back from a copy, and the database knows higher numbers."""
+    target.execute("REVOKE INSERT ON trading.trades FROM trading_bots")
+    db = opener()
+    with pytest.raises(Refused):
+        db.log_trade_entry("BTCUSDT", "Buy", 1, 1)
+    db.close()
+    path = settings.outbox / f"{BOT}.outbox"
+    copy = path.read_bytes()
+    db = opener()
+    for number in range(5):
+        db.log_event(f"event {number}")
+    db.close()
+    path.write_bytes(copy)
+    target.execute("GRANT INSERT ON trading.trades TO trading_bots")
+    assert "queued again: 1," in run("retry", settings)[1]
+    db = opener()
+    assert db.flush(30)
+    assert len(db.get_open_trades()) == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from trading_db import Refused, Settings, TradingDB, TradingDBError, Unavailable
+from trading_db import instance as instances
 from trading_db.outbox import listed
 
 from tests.applications.conftest import BOT, Opener, Platform
@@ -67,6 +70,33 @@ def test_writes_outlast_a_server(opener: Opener, killable: Platform, target: Tar
         trades
     )
     assert (db.pending_count, db.refused_count) == (0, 0)
+
+
+def test_reads_hold_nothing_up_while_the_database_is_known_to_be_away(
+    opener: Opener, killable: Platform, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instances, "BEAT_SECONDS", 0.3)
+    db = opener(wait_seconds=0.2)
+
+    def reads(message: str) -> None:
+        deadline = time.monotonic() + 30
+        while db._delivery.trouble is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        began = time.monotonic()
+        for _ in range(5):
+            with pytest.raises(Unavailable, match=message):
+                db.get_open_trades()
+        # 30 s each, where nothing is known.
+        assert time.monotonic() - began < 5
+
+    killable.kill(killable.pgbouncer)
+    reads(r"did not answer within 0\.2 s")
+    db.log_event("meanwhile")
+    reads("1 writes wait for the database .*Connection refused")
+    killable.restore()
+    assert db.flush(60)
+    assert db.fetch("SELECT event_type FROM audit.system_events") == [{"event_type": "meanwhile"}]
 
 
 def test_a_call_need_not_wait_at_all(opener: Opener, killable: Platform, target: Target) -> None:
@@ -218,6 +248,64 @@ def test_what_the_database_refuses_is_kept_aside_and_blocks_nothing(
         again.write([("INSERT INTO nowhere VALUES (1)", ())])
 
 
+def test_what_psycopg2_cannot_send_is_refused(db: TradingDB, target: Target) -> None:
+    with pytest.raises(Refused, match="incomplete placeholder"):
+        db.write([("INSERT INTO audit.system_events (bot_id) VALUES (%(%s)s)", {"%s": 1})])
+    db.log_event("after")
+    assert target.value("SELECT count(*) FROM audit.system_events WHERE event_type = 'after'") == 1
+
+
+def test_a_statement_that_takes_too_long_is_named_and_keeps_its_place(
+    opener: Opener, killable: Platform, target: Target
+) -> None:
+    db = opener(wait_seconds=0, read_seconds=1, statement_seconds=0.2)
+    trade = db.log_trade_entry("BTCUSDT", "Buy", 1, 1)
+    assert db.flush(30)
+    pgbouncer = killable.container(killable.pgbouncer)
+    with closing(target.server.connect(target.database)) as other:
+        other.cursor().execute("SELECT FROM trading.trades FOR UPDATE")
+        pgbouncer.pause()
+        db.log_event("alone")
+        # These are one transaction at first.
+        db.log_event("before")
+        db.update_trade(trade.trade_id, notes="locked")
+        db.log_event("after")
+        pgbouncer.unpause()
+        deadline = time.monotonic() + 30
+        while events(target) != ["alone", "before"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        named = (
+            rf"change of trade_id {trade.trade_id} \(entry 4\) was canceled, try [2-9]: .*TRADING_DB_STATEMENT_SECONDS"
+        )
+        while not re.search(named, db._delivery.trouble or ""):
+            assert time.monotonic() < deadline, db._delivery.trouble
+            time.sleep(0.05)
+        with pytest.raises(Unavailable, match=r"2 writes wait for the database .*was canceled"):
+            db.get_trade(trade.trade_id)
+    assert db.flush(30)
+    assert events(target) == ["alone", "before", "after"]
+    assert target.value("SELECT notes FROM trading.trades") == "locked"
+    assert db.refused_count == 0
+
+
+def test_a_database_that_is_not_as_expected_is_waited_for(opener: Opener, target: Target) -> None:
+    """What no write could go without is missing, as while a backup is put back."""
+    db = opener(wait_seconds=0)
+    target.execute("ALTER TABLE delivery.outboxes RENAME TO away")
+    db.log_event("kept")
+    assert not db.flush(1)
+    assert 'relation "delivery.outboxes" does not exist' in (db._delivery.trouble or "")
+    target.execute("ALTER TABLE delivery.away RENAME TO outboxes")
+    target.execute("REVOKE USAGE ON SCHEMA delivery FROM trading_bots")
+    assert not db.flush(6)
+    assert "permission denied for schema delivery" in (db._delivery.trouble or "")
+    target.execute("GRANT USAGE ON SCHEMA delivery TO trading_bots")
+    assert db.flush(30)
+    assert db.refused_count == 0
+    assert events(target) == ["kept"]
+
+
 def test_row_ids_run_out_loudly(opener: Opener, killable: Platform, target: Target) -> None:
     db = opener(wait_seconds=0.1, id_reserve=3)
     killable.kill(killable.pgbouncer)
@@ -231,26 +319,72 @@ def test_row_ids_run_out_loudly(opener: Opener, killable: Platform, target: Targ
     assert stored == set(made)
 
 
-def test_a_full_disk_acknowledges_nothing(opener: Opener, killable: Platform, target: Target) -> None:
-    db = opener(wait_seconds=0.1)
-    killable.container(killable.pgbouncer).pause()
-    db.log_event("before")
-    pages = db._outbox._db.execute("PRAGMA page_count").fetchone()[0]
+def fill_outbox(db: TradingDB) -> list[str]:
+    """Have no room in the outbox; returns the events that it took."""
+    (pages,) = db._outbox._db.execute("PRAGMA page_count").fetchone()
     db._outbox._db.execute(f"PRAGMA max_page_count = {pages}")
     stored = []
 
     def fill() -> None:
-        for _ in range(100):
+        for _ in range(1000):
             db.log_event("filling", message="x" * 500)
             stored.append("filling")
 
     with pytest.raises(TradingDBError, match="the write is not stored: free space on its disk"):
         fill()
+    return stored
+
+
+def test_a_full_disk_acknowledges_nothing(opener: Opener, killable: Platform, target: Target) -> None:
+    db = opener(wait_seconds=0.1)
+    killable.container(killable.pgbouncer).pause()
+    db.log_event("before")
+    stored = fill_outbox(db)
     db._outbox._db.execute("PRAGMA max_page_count = 1000000")
     db.log_event("after")
     killable.restore()
     assert db.flush(60)
     assert events(target) == ["before", *stored, "after"]
+
+
+def test_a_full_disk_is_freed_by_the_delivery(opener: Opener, killable: Platform, target: Target) -> None:
+    """Although row ids are used up, for which there is no room before."""
+    db = opener(wait_seconds=0)
+    reserved = "SELECT last_value FROM trading.trades_id_seq"
+    before = target.value(reserved)
+    killable.container(killable.pgbouncer).pause()
+    for _ in range(600):
+        db.reserve_id("trading.trades")
+    stored = fill_outbox(db)
+    killable.restore()
+    assert db.flush(60)
+    assert events(target) == stored
+    deadline = time.monotonic() + 30
+    while db._outbox.id_count("trading.trades") < 1000:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    # What was reserved and could not be kept at once was not thrown away.
+    assert target.value(reserved) == before + 600
+
+
+def test_an_outbox_that_another_program_locks_is_waited_for(opener: Opener, killable: Platform, target: Target) -> None:
+    db = opener(wait_seconds=0)
+    db._outbox._db.execute("PRAGMA busy_timeout = 100")
+    pgbouncer = killable.container(killable.pgbouncer)
+    pgbouncer.pause()
+    db.write([("INSERT INTO nowhere VALUES (1)", ())])
+    with closing(sqlite3.connect(db._outbox.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        pgbouncer.unpause()
+        with pytest.raises(TradingDBError, match=r"database is locked.*not stored: end the program that has it open"):
+            db.log_event("lost")
+        assert not db.flush(2)
+        assert "database is locked" in (db._delivery.trouble or "")
+    assert db.flush(30)
+    assert db.refused_count == 1
+    db.log_event("after")
+    assert db.flush(30)
+    assert events(target) == ["write_refused", "after"]
 
 
 def test_an_outbox_put_back_from_an_older_copy_swallows_nothing(

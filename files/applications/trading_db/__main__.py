@@ -2,9 +2,10 @@
 
     python -m trading_db status   what waits for the database, what it refused and why, who runs
     python -m trading_db check    proves connection, pooler, writing, reading, isolation; leaves no row behind
+    python -m trading_db retry    has the bot send again, when it is started, what was refused; the bot is stopped
 
 Exit codes: 0 all is well; 1 something waits or was refused (status), or a fact does not hold (check);
-2 usage or settings; 3 the database cannot be reached.
+2 usage or settings, or the bot runs (retry); 3 the database cannot be reached.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import psycopg2
 
 from .check import facts
 from .connection import Connection, cause
+from .delivery import send_again
 from .errors import TradingDBError
-from .outbox import holder, listed
+from .outbox import Outbox, holder, listed
 from .settings import Settings
 
 EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_UNREACHABLE = range(4)
@@ -36,6 +38,8 @@ def status(settings: Settings) -> int:
     for entry in refused:
         print(f"  {entry.sequence} of {entry.created_at}: {entry.summary}: {entry.refused}")
         print(f"    {entry.operations[:_SHOWN]}{'...' if len(entry.operations) > _SHOWN else ''}")
+    if refused:
+        print("to send them again: remove the cause, stop the bot, run python -m trading_db retry, start the bot")
     try:
         connection = Connection(settings)
         with connection.transaction(read_only=True):
@@ -72,12 +76,34 @@ def check(settings: Settings) -> int:
     return EXIT_FOUND if failed else EXIT_OK
 
 
+def retry(settings: Settings) -> int:
+    """Queue once more what was refused."""
+    if not listed(settings.outbox, settings.bot_id):
+        print("queued again: 0, nothing was refused")
+        return EXIT_OK
+    outbox = Outbox(settings.outbox, settings.bot_id)
+    try:
+        waiting, count = outbox.pending_count(), send_again(settings, outbox)
+    except psycopg2.Error as error:
+        print(f"nothing was changed: {settings.where} does not answer: {cause(error)}; bring it back and ask again")
+        return EXIT_UNREACHABLE
+    finally:
+        outbox.close()
+    print(
+        f"queued again: {count}, after {waiting} that wait" + ("; start the bot, which delivers them" if count else "")
+    )
+    return EXIT_OK
+
+
+_COMMANDS = {"status": status, "check": check, "retry": retry}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m trading_db", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=["status", "check"])
-    command = {"status": status, "check": check}[parser.parse_args(argv).command]
+    parser.add_argument("command", choices=list(_COMMANDS))
+    command = _COMMANDS[parser.parse_args(argv).command]
     try:
         return command(Settings.from_environment())
     except TradingDBError as error:

@@ -23,6 +23,8 @@ from .statements import checked, insert, update
 from .values import UTC
 
 Row = dict[str, Any]
+Parameters = Sequence[Any] | Mapping[str, Any]
+Statement = tuple[str, Parameters] | tuple[str, Parameters, str]
 # Columns that name a row of the bot.
 _REFERENCES = {
     *("trade_id", "order_id", "position_id", "execution_trade_id", "execution_order_id"),
@@ -73,9 +75,14 @@ class Base:
         return self._outbox.pending_count()
 
     def close(self, timeout: float = 10.0) -> bool:
-        """Deliver what waits, end the instance. Returns whether everything was delivered; the rest is kept on disk."""
+        """Deliver what waits, end the instance. Returns whether everything was delivered; the rest is kept on disk.
+
+        Called by a signal handler in the middle of a write it returns False and leaves the closing to the process's end.
+        """
         if self._closed or self._process != os.getpid():
             return True
+        if self._outbox.interrupted:
+            return False
         deadline = time.monotonic() + timeout
         done = self.flush(timeout)
         self._closed = True
@@ -102,9 +109,10 @@ class Base:
 
     # Statements of a bot's own.
 
-    def write(self, operations: Sequence[tuple[str, Sequence[Any] | Mapping[str, Any]]]) -> bool:
+    def write(self, operations: Sequence[Statement]) -> bool:
         """Store statements, delivered as one transaction, exactly once, in order with all other writes.
 
+        A statement is its SQL, its parameters and, where it has to change a row, why it is refused if there is none.
         Returns whether they were delivered by the time the call returned. If the
         database refuses one of them, none is stored. Parameters may be what SQL
         knows: None, bool, int, float, Decimal, str, aware datetime, date, a list
@@ -112,7 +120,7 @@ class Base:
         """
         if not operations:
             return True
-        found = [checked(sql, parameters) for sql, parameters in operations]
+        found = [checked(sql, given)._replace(unmatched=why[0] if why else None) for sql, given, *why in operations]
         return self._store(f"statements of the bot: {found[0].sql.strip()[:60]}", found)
 
     def keep_ids(self, *tables: str) -> None:
@@ -126,11 +134,17 @@ class Base:
         return self._take_id(table)
 
     def fetch(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> list[Row]:
-        """Rows of a query, in a read-only transaction, after all earlier writes. Raises Unavailable rather than wait on."""
+        """Rows of a query, in a read-only transaction, after all earlier writes. Raises Unavailable rather than wait on,
+        and at once if it is known that nothing is delivered now."""
         operation = checked(sql, parameters or ())
-        deadline = time.monotonic() + self._settings.read_seconds
-        self._guard(self._settings.read_seconds)
-        if not self.flush(max(0.0, deadline - time.monotonic())):
+        # Where the delivery is in trouble already, a read is not likely to do better: it waits no longer than a write.
+        trouble = self._delivery.trouble
+        seconds = self._settings.read_seconds
+        if trouble is not None:
+            seconds = min(seconds, self._settings.wait_seconds)
+        deadline = time.monotonic() + seconds
+        self._guard(seconds)
+        if not self.flush(0 if trouble is not None else max(0.0, deadline - time.monotonic())):
             raise Unavailable(
                 f"{self.pending_count} writes wait for the database ({self._delivery.trouble or 'it is slow'}), so a read "
                 f"would not know them: expected {self._settings.where} within {self._settings.read_seconds:g} s; the "
@@ -148,8 +162,8 @@ class Base:
                     raise
                 if time.monotonic() + pause > deadline:
                     raise Unavailable(
-                        f"{self._settings.where} did not answer within {self._settings.read_seconds:g} s "
-                        f"({cause(error)}): ask again when it is back"
+                        f"{self._settings.where} did not answer within {seconds:g} s ({cause(error)}): "
+                        "ask again when it is back"
                     ) from error
             time.sleep(pause)
             pause *= 2
@@ -164,6 +178,11 @@ class Base:
             raise TradingDBError(
                 f"this TradingDB belongs to process {self._process}, and this is {os.getpid()}: expected one process; "
                 "after a fork, let the parent write"
+            )
+        if self._outbox.interrupted:
+            raise Unavailable(
+                "a signal handler interrupted a write of this thread and called the client: nothing of this call was "
+                "stored; let the handler set a flag, and call where the bot's loop sees it"
             )
         if self._instance.in_doubt and self._delivery.trouble is None:
             self._delivery.beat_now(seconds)
@@ -192,8 +211,8 @@ class Base:
         if row_id is None:
             raise Unavailable(
                 f"all {self._settings.id_reserve} reserved row ids are used up for {table} while {self._settings.where} is "
-                f"away ({self._delivery.trouble}): nothing of this row was stored; bring the database back, and raise "
-                "TRADING_DB_ID_RESERVE in the bot's .env for longer outages"
+                f"away ({self._delivery.trouble or 'or the outbox has no room for more'}): nothing of this row was stored; "
+                "bring the database back, and raise TRADING_DB_ID_RESERVE in the bot's .env for longer outages"
             )
         return row_id
 

@@ -7,7 +7,9 @@ deadline of our own, because a server that is frozen keeps its connections.
 
 from __future__ import annotations
 
+import queue
 import select
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -37,7 +39,9 @@ class NoAnswer(psycopg2.OperationalError):
 def is_final(error: Exception) -> bool:
     """Whether the database refuses the statement as such, so that trying again is no use."""
     if isinstance(error, psycopg2.Error):
-        return (error.pgcode or "")[:2] in _FINAL
+        if error.pgcode is None:
+            return type(error) is psycopg2.ProgrammingError  # psycopg2 itself cannot make a statement of it.
+        return error.pgcode[:2] in _FINAL
     return isinstance(error, (TypeError, ValueError, LookupError))  # Parameters do not fit their marks.
 
 
@@ -53,8 +57,12 @@ class Connection:
 
     def __init__(self, settings: Settings, seconds: float = CONNECT_SECONDS, **options: Any) -> None:
         self._statement_seconds = settings.statement_seconds
+        deadline = time.monotonic() + seconds
+        found = _addresses(settings.host, settings.port, seconds)
         self._raw = psycopg2.connect(
-            host=settings.host,
+            # One name for each address. With addresses libpq looks nothing up.
+            host=",".join([settings.host] * len(found)),
+            hostaddr=",".join(found),
             port=settings.port,
             dbname=settings.database,
             user=settings.user,
@@ -65,7 +73,7 @@ class Connection:
             **options,
         )
         try:
-            self._wait(time.monotonic() + seconds)
+            self._wait(deadline)
         except BaseException:
             self.close()
             raise
@@ -133,6 +141,31 @@ class Connection:
                 self.close()
                 raise NoAnswer("the server did not answer in time")
             waiting.poll(left * 1000 + 1)
+
+
+def _addresses(host: str, port: int, seconds: float) -> list[str]:
+    """The addresses of a host.
+
+    libpq would look them up while it holds the interpreter's lock: no thread of
+    the bot would run. The resolver knows no deadline, so it has a thread of its own.
+    """
+    answers: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
+
+    def resolve() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answers.put(list(dict.fromkeys(str(address[0]) for *_, address in found)))
+        except (OSError, UnicodeError) as error:
+            answers.put(error)
+
+    threading.Thread(target=resolve, name="trading_db resolver", daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise NoAnswer(f"the host name {host} was not resolved in time") from None
+    if isinstance(answer, Exception):
+        raise psycopg2.OperationalError(f"the host name {host} cannot be resolved: {answer}") from answer
+    return answer
 
 
 def _in_utc(value: Any) -> Any:

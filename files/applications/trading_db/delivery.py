@@ -17,7 +17,7 @@ import psycopg2
 from .connection import Connection, cause, is_final
 from .errors import SecondInstance, TradingDBError, Unavailable
 from .instance import Instance
-from .outbox import Entry, Outbox, OutboxError, OutboxFull, encode
+from .outbox import Entry, Outbox, OutboxError, OutboxUnwritable, encode
 from .settings import Settings
 from .statements import insert
 
@@ -38,6 +38,10 @@ class _Refusal(Exception):
     """The database refuses an entry."""
 
 
+class _Canceled(Exception):
+    """The database ends a statement of an entry, as it does when that takes too long."""
+
+
 class Delivery(threading.Thread):
     """The sender of one outbox, and the pulse of its instance."""
 
@@ -50,11 +54,15 @@ class Delivery(threading.Thread):
         self._changed = threading.Condition()
         self._position = 0
         self._singly_until = 0
+        # The entry that was canceled last, and how often.
+        self._canceled = (0, 0)
         self._stopping = False
         self._woken = False
         self._beat_wanted = False
         # Tables of which row ids are kept.
         self._tables = ["trading.trades"]
+        # Row ids that the outbox had no room for yet.
+        self._homeless: dict[str, list[int]] = {}
         # Why nothing is delivered now.
         self.trouble: str | None = None
         # Why nothing will be any more.
@@ -136,7 +144,7 @@ class Delivery(threading.Thread):
             except SecondInstance as error:
                 _log.critical("%s", error)
             except Exception as error:
-                if isinstance(error, OutboxError) and not isinstance(error, OutboxFull):
+                if isinstance(error, OutboxError) and not isinstance(error, OutboxUnwritable):
                     self._fail(error)
                     return
                 self._disconnect()
@@ -162,13 +170,13 @@ class Delivery(threading.Thread):
                 with self._changed:
                     self._beat_wanted = False
                     self._changed.notify_all()
-        self._reserve_ids(self._connection)
         newest = self._outbox.last_sequence()
         entries = self._outbox.pending(self._position, 1 if self._position < self._singly_until else _BATCH)
         if entries:
             self._deliver(self._connection, entries)
         else:
             self._arrive(newest, in_file=False)
+        self._reserve_ids(self._connection)
         self._note_no_trouble()
         with self._changed:
             if not entries:
@@ -203,9 +211,16 @@ class Delivery(threading.Thread):
         for table in tuple(self._tables):
             missing = self._settings.id_reserve - self._outbox.id_count(table)
             if missing * 2 >= self._settings.id_reserve:
-                with connection.transaction(_RESERVE, {"table": table, "count": missing}) as cursor:
-                    ids = [number for (number,) in cursor.fetchall()]
-                self._outbox.add_ids(table, ids)
+                if table not in self._homeless:
+                    with connection.transaction(_RESERVE, {"table": table, "count": missing}) as cursor:
+                        self._homeless[table] = [number for (number,) in cursor.fetchall()]
+                try:
+                    self._outbox.add_ids(table, self._homeless[table])
+                except OutboxUnwritable as error:
+                    # Deliveries free the disk, so they must go on.
+                    _log.error("row ids of %s cannot be kept for now: %s", table, error)
+                    continue
+                del self._homeless[table]
                 with self._changed:
                     self._changed.notify_all()
 
@@ -215,7 +230,10 @@ class Delivery(threading.Thread):
             with connection.transaction(_ADVANCE, {**self._parameters(), "first": first, "last": last}) as advanced:
                 news = advanced.rowcount == 1
                 for entry in entries if news else ():
-                    _execute(connection, entry)
+                    self._execute(connection, entry)
+        except _Canceled:
+            self._singly_until = last  # What comes before it need not wait.
+            raise
         except _Refusal as refusal:
             if len(entries) > 1:
                 self._singly_until = last
@@ -223,6 +241,25 @@ class Delivery(threading.Thread):
                 self._set_aside(entries[0], str(refusal))
             return
         self._arrive(last if news else self._known_position(connection, first - 1))
+
+    def _execute(self, connection: Connection, entry: Entry) -> None:
+        for operation in entry.operations:
+            try:
+                cursor = connection.execute(operation.sql, operation.parameters or None)
+            except psycopg2.errors.QueryCanceled as error:
+                sequence, times = self._canceled
+                times = times + 1 if sequence == entry.sequence else 1
+                self._canceled = (entry.sequence, times)
+                raise _Canceled(
+                    f"{entry.summary} (entry {entry.sequence}) was canceled, try {times}: {cause(error)}; if it needs "
+                    "longer, raise TRADING_DB_STATEMENT_SECONDS in the bot's .env and start the bot again"
+                ) from error
+            except Exception as error:
+                if is_final(error):
+                    raise _Refusal(cause(error)) from error
+                raise
+            if cursor.rowcount == 0 and operation.unmatched:
+                raise _Refusal(operation.unmatched)
 
     def _set_aside(self, entry: Entry, reason: str) -> None:
         text = f"{entry.summary} was refused by the database: {reason}"
@@ -279,13 +316,16 @@ class Delivery(threading.Thread):
             self.trouble = None
 
 
-def _execute(connection: Connection, entry: Entry) -> None:
-    for operation in entry.operations:
-        try:
-            cursor = connection.execute(operation.sql, operation.parameters or None)
-        except Exception as error:
-            if is_final(error):
-                raise _Refusal(cause(error)) from error
-            raise
-        if cursor.rowcount == 0 and operation.unmatched:
-            raise _Refusal(operation.unmatched)
+def send_again(settings: Settings, outbox: Outbox) -> int:
+    """Queue once more what was refused; the bot is stopped. Returns how much. Raises psycopg2.Error."""
+    connection = Connection(settings)
+    try:
+        parameters = {"bot_id": settings.bot_id, "outbox_id": outbox.outbox_id}
+        with connection.transaction(_KNOWN, parameters, read_only=True) as cursor:
+            known = cursor.fetchone()
+    finally:
+        connection.close()
+    with outbox.transaction():
+        # What has a number that the database knows counts as delivered.
+        outbox.continue_after(known[0] if known else 0)
+        return outbox.send_again()

@@ -289,7 +289,8 @@ class LegacyStore:
     def update(self, table: Table, row: Row, changes: Row, **further: Any) -> Row:
         """Change a row; returns it as it is then."""
         sql, values = table.update(changes, further, table.where_id())
-        self.write((sql, {**values, "row_id": row["id"]}))
+        values = {**values, "row_id": row["id"], "bot_id": self.bot_id}
+        self.client.write([(sql, values, f"{table.target} has no row {row['id']} of bot {self.bot_id}")])
         row = {**row, **changes}
         self.remember(table, [row])
         return row

@@ -42,7 +42,7 @@ class OutboxError(TradingDBError):
     """The outbox cannot be used: nothing is acknowledged without it."""
 
 
-class OutboxFull(OutboxError):
+class OutboxUnwritable(OutboxError):
     """The outbox cannot be written now; what is in it is sound."""
 
 
@@ -105,6 +105,8 @@ class Outbox:
     def __init__(self, folder: Path, bot_id: str) -> None:
         self.path = folder / f"{bot_id}.outbox"
         self._lock = threading.RLock()
+        # The thread that is inside a transaction.
+        self._inside: int | None = None
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._holder = _hold(folder / f"{bot_id}.lock")
@@ -153,21 +155,29 @@ class Outbox:
             self._db.close()
         os.close(self._holder)
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether this thread is inside a transaction, as it is where a signal handler interrupts it."""
+        return self._inside == threading.get_ident()
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing, and durable at its end. Raises OutboxError."""
         with self._lock, self._errors_named():
-            if self._db.in_transaction:
+            if self.interrupted:
                 yield
                 return
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._inside = threading.get_ident()
+                self._db.execute("BEGIN IMMEDIATE")
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
                 raise
+            finally:
+                self._inside = None
 
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
@@ -238,6 +248,15 @@ class Outbox:
         """Set an entry aside."""
         with self.transaction():
             self._db.execute("UPDATE entries SET refused = ? WHERE sequence = ?", (reason, sequence))
+
+    def send_again(self) -> int:
+        """Put the entries that were refused behind the others, in their order. Returns how many."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT INTO entries (created_at, summary, operations)"
+                " SELECT created_at, summary, operations FROM entries WHERE refused IS NOT NULL ORDER BY sequence"
+            )
+            return self._db.execute("DELETE FROM entries WHERE refused IS NOT NULL").rowcount
 
     def add_ids(self, table: str, ids: Sequence[int]) -> None:
         """Keep row ids that the database has reserved."""
@@ -321,13 +340,17 @@ def _explained(path: Path, error: sqlite3.DatabaseError) -> OutboxError:
     """What happened to the file, and what to do about it."""
     cause = str(error)
     if "full" in cause or "disk I/O" in cause:
-        return OutboxFull(
+        return OutboxUnwritable(
             f"the outbox {path} cannot be written ({cause}), the write is not stored: free space on its disk"
         )
     if "readonly" in cause or "unable to open" in cause:
-        return OutboxFull(
+        return OutboxUnwritable(
             f"the outbox {path} cannot be written ({cause}), the write is not stored: make it and its folder writable "
             f"for user {os.getuid()}"
+        )
+    if "locked" in cause:
+        return OutboxUnwritable(
+            f"the outbox {path} cannot be written ({cause}), the write is not stored: end the program that has it open"
         )
     return OutboxError(
         f"the outbox {path} cannot be used ({cause}), nothing was stored: stop the bot, move {path.name}* to another "
