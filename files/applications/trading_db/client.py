@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
 
 from .records import Records
 from .settings import Settings
-from .statements import checked
 from .trades import Trades
 
 
@@ -40,12 +37,6 @@ class TradingDB(Trades, Records):
     def trouble(self) -> str | None:
         """Why nothing is delivered at the moment, None if all is well: a read would wait in vain."""
         return self._delivery.trouble
-
-    def write_if_matched(self, operations: Sequence[tuple[str, Mapping[str, Any]]], unmatched: str) -> bool:
-        """As write, but refused for the reason `unmatched` where the first statement changes no row."""
-        first, *others = [checked(sql, parameters) for sql, parameters in operations]
-        summary = f"statements of the bot: {first.sql.strip()[:60]}"
-        return self._store(summary, [first._replace(unmatched=unmatched), *others])
 
     def __enter__(self) -> TradingDB:
         return self

@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any
 
 from . import shared
+from .base import Statement
 from .errors import Refused, Unavailable
 from .legacy_values import Kind
 
@@ -272,9 +273,12 @@ class LegacyStore:
             while len(memory) > self.REMEMBERED:
                 memory.popitem(last=False)
 
-    def write(self, *operations: Operation) -> None:
-        """Store statements as one transaction."""
-        self.client.write([(sql, {**values, "bot_id": self.bot_id}) for sql, values in operations])
+    def write(self, *operations: Operation, unmatched: str | None = None) -> None:
+        """Store statements as one transaction; `unmatched` is why it is refused where the first changes no row."""
+        given: list[Statement] = [(sql, {**values, "bot_id": self.bot_id}) for sql, values in operations]
+        if unmatched is not None:
+            given[0] = (*given[0][:2], unmatched)
+        self.client.write(given)
 
     def insert(
         self, table: Table, values: Mapping[str, Any], *also: Operation, conflict: str = "", **further: Any
@@ -289,8 +293,8 @@ class LegacyStore:
     def update(self, table: Table, row: Row, changes: Row, **further: Any) -> Row:
         """Change a row; returns it as it is then."""
         sql, values = table.update(changes, further, table.where_id())
-        values = {**values, "row_id": row["id"], "bot_id": self.bot_id}
-        self.client.write([(sql, values, f"{table.target} has no row {row['id']} of bot {self.bot_id}")])
+        gone = f"{table.target} has no row {row['id']} of bot {self.bot_id}"
+        self.write((sql, {**values, "row_id": row["id"]}), unmatched=gone)
         row = {**row, **changes}
         self.remember(table, [row])
         return row

@@ -12,7 +12,7 @@ arguments, defaults, rows and exceptions. What is different:
   ever. If the database is away and it was used before this process began, the
   second entry is found out when it is delivered: `python -m trading_db status`.
 - log_trade_exit of a trade that was never logged, or whose entry the database
-  refused: WriteRefused, or found out likewise. SQLite passed over it.
+  refused, returns as ever, but is logged as an error and kept, to be sent again.
 - a row's newness goes by the moment, also where clocks are put back.
 """
 
@@ -293,14 +293,16 @@ class TradeDatabase:
             sql, values = TRADES.update(changes, {}, EXITED)
             values = {
                 **values,
-                "bot_id": self._store.bot_id,
                 "trade_id": self._unified_id(name),
                 "row_id": known[0]["id"] if known else None,
             }
-            self._store.client.write_if_matched(
-                [(sql, values), (CLOSE_POSITION, values)],
-                f"trades has no such trade {name}: its entry was refused, or it was never logged",
-            )
+            gone = f"trades has no such trade {name}: its entry was refused, or it was never logged"
+            try:
+                self._store.write((sql, values), (CLOSE_POSITION, values), unmatched=gone)
+            except Refused as error:
+                if gone not in str(error):
+                    raise
+                return
             self._store.remember(TRADES, [{**row, **changes} for row in known])
 
     @as_sqlite
