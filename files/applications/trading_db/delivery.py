@@ -211,16 +211,19 @@ class Delivery(threading.Thread):
             return int(known)
 
     def _check_ids(self, connection: Connection) -> None:
-        """Raises TradingDBError if the database would give out row ids again that this outbox keeps."""
+        """Raises TradingDBError if entries may have row ids that the database would give out again."""
         for table, newest in self._outbox.newest_ids():
             with connection.transaction(_GIVEN_OUT, {"table": table}, read_only=True) as cursor:
                 (last,) = cursor.fetchone()
-            if last < newest:
+            if last >= newest:
+                continue
+            if self._outbox.pending_count() or self._outbox.refused_count():
                 raise TradingDBError(
                     f"{self._settings.where} gave out row id {last} of {table} last, but {self._outbox.path} has {newest} "
-                    "from it: it was put back from a backup; move its sequences ahead as docs/client.md says, then start "
-                    "the bot"
+                    "from it, and entries that it does not have: it was put back from a backup; move its sequences ahead "
+                    "as docs/client.md says, then start the bot"
                 )
+            self._outbox.forget_ids()
 
     def _reserve_ids(self, connection: Connection) -> None:
         for table in tuple(self._tables):

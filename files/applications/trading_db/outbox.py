@@ -268,6 +268,11 @@ class Outbox:
         with self._lock, self._errors_named():
             return self._db.execute("SELECT target, max(id) FROM ids GROUP BY target").fetchall()
 
+    def forget_ids(self) -> None:
+        """Let go of the row ids, where they may be others' by now."""
+        with self.transaction():
+            self._db.execute("DELETE FROM ids")
+
     def continue_after(self, sequence: int) -> None:
         """Number new entries from there on, if that is ahead.
 
@@ -278,7 +283,7 @@ class Outbox:
             if self.last_sequence() < sequence:
                 self._db.execute("DELETE FROM sqlite_sequence WHERE name = 'entries'")
                 self._db.execute("INSERT INTO sqlite_sequence VALUES ('entries', ?)", (sequence,))
-                self._db.execute("DELETE FROM ids")
+                self.forget_ids()
 
 
 def listed(folder: Path, bot_id: str) -> list[Listed]:
