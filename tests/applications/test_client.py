@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -275,6 +277,33 @@ def test_a_closed_client_says_so(db: TradingDB) -> None:
     assert db.close()
     with pytest.raises(TradingDBError, match="closed"):
         db.log_event("x")
+
+
+def test_two_threads_close_a_client_once(db: TradingDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of a file that is closed twice may be another file's by then."""
+    flush, closed, released = db.flush, [], []
+    both = threading.Barrier(2)
+
+    def slow_flush(timeout: float | None = None) -> bool:
+        # Both are here, where nothing keeps one out.
+        with suppress(threading.BrokenBarrierError):
+            both.wait(2)
+        return flush(timeout)
+
+    def close(file: int) -> None:
+        released.append(file)
+        os_close(file)
+
+    holder, os_close = db._outbox._holder, os.close
+    monkeypatch.setattr(db, "flush", slow_flush)
+    monkeypatch.setattr(os, "close", close)
+    threads = [threading.Thread(target=lambda: closed.append(db.close())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert closed == [True, True]
+    assert released.count(holder) == 1
 
 
 def type_of(kind: Kind) -> str:

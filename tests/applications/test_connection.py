@@ -46,7 +46,12 @@ def test_a_name_that_is_not_known_is_named(opener: Opener) -> None:
 
 def test_a_resolver_that_hangs_holds_no_read_up(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     db = opener(read_seconds=0.5)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5))
+
+    def hang(*_: Any, **__: Any) -> Any:
+        time.sleep(5)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
     began = time.monotonic()
     with pytest.raises(Unavailable, match=r"did not answer within 0\.5 s .*127\.0\.0\.1 was not resolved in time"):
         db.fetch("SELECT 1")

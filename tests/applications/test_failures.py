@@ -20,7 +20,7 @@ from trading_db.outbox import listed
 
 from tests.applications.conftest import BOT, Opener, Platform
 from tests.applications.proxy import Proxy
-from tests.database.conftest import PASSWORD, Target
+from tests.database.conftest import PASSWORD, ROOT, Target
 
 WRITER = Path(__file__).with_name("writer.py")
 
@@ -402,6 +402,45 @@ def test_an_outbox_put_back_from_an_older_copy_swallows_nothing(
     path.write_bytes(copy)
     opener().log_event("four")
     assert events(target) == ["one", "two", "three", "four"]
+
+
+def test_an_outbox_put_back_from_an_older_copy_gives_no_id_twice(
+    opener: Opener, settings: Settings, target: Target
+) -> None:
+    opener().close()
+    path = settings.outbox / f"{BOT}.outbox"
+    copy = path.read_bytes()
+    db = opener()
+    first = db.log_trade_entry("BTCUSDT", "Buy", 1, 1)
+    db.close()
+    path.write_bytes(copy)
+    second = opener().log_trade_entry("BTCUSDT", "Buy", 1, 1)
+    assert second.id > first.id
+    assert target.value("SELECT count(*) FROM trading.trades") == 2
+
+
+def test_a_database_put_back_from_an_older_backup_gives_no_id_twice(opener: Opener, target: Target) -> None:
+    # The backup knows of 400 of the 1000 ids that were reserved.
+    given_out = "SELECT last_value FROM trading.trades_id_seq"
+    go_back = "SELECT setval('trading.trades_id_seq', %s)"
+    opener().close()
+    known = target.value(given_out)
+    target.execute(go_back, known - 600)
+    db = opener()
+    assert db.log_trade_entry("BTCUSDT", "Buy", 1, 1).id == known - 599
+
+    # What waits has an id already.
+    target.execute("REVOKE INSERT ON trading.trades FROM trading_bots")
+    with pytest.raises(Refused):
+        db.log_trade_entry("BTCUSDT", "Buy", 1, 1)
+    db.close()
+    known = target.value(given_out)
+    target.execute(go_back, known - 600)
+    with pytest.raises(TradingDBError, match=rf"gave out row id {known - 600} .*has {known} from it.*docs/client\.md"):
+        opener()
+    target.execute(re.findall(r"```sql\n(.*?);\n```", (ROOT / "docs/client.md").read_text(), re.DOTALL)[0])
+    assert target.value("SELECT nextval('trading.trades_id_seq')") == known - 600 + 1_000_001
+    opener()
 
 
 def test_a_wrong_password_is_named_and_never_shown(opener: Opener) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from trading_db import TradingDB, Unavailable
+from trading_db import TradingDB, TradingDBError, Unavailable
 from trading_db import base as bases
 from trading_db.outbox import encode
 
@@ -90,3 +90,21 @@ def test_a_client_closed_in_the_middle_of_a_write_is_closed_at_the_end(
     assert events(target) == []
     opener().log_event("after a restart")
     assert events(target) == ["after a restart"]
+
+
+def test_a_closing_that_a_handler_ends_is_made_up_for(db: TradingDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush, closed = db.flush, []
+
+    def interrupted(timeout: float | None = None) -> bool:
+        monkeypatch.setattr(db, "flush", flush)
+        closed.append(db.close())
+        raise SystemExit
+
+    monkeypatch.setattr(db, "flush", interrupted)
+    with pytest.raises(SystemExit):
+        db.close()
+    assert closed == [True]
+    db.log_event("still open")
+    assert db.close()
+    with pytest.raises(TradingDBError, match="closed"):
+        db.log_event("closed")

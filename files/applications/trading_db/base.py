@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -46,6 +47,7 @@ class Base:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._process = os.getpid()
+        self._closing = threading.RLock()
         self._closed = False
         self._details: dict[str, Any] = {}
         self._reads = Pool(settings)
@@ -79,18 +81,26 @@ class Base:
 
         Called by a signal handler in the middle of a write it returns False and leaves the closing to the process's end.
         """
-        if self._closed or self._process != os.getpid():
+        if self._process != os.getpid():
             return True
         if self._outbox.interrupted:
             return False
-        deadline = time.monotonic() + timeout
-        done = self.flush(timeout)
-        self._closed = True
-        self._delivery.stop(max(1.0, deadline - time.monotonic()))
-        self._reads.close()
-        self._outbox.close()
-        atexit.unregister(self.close)
-        return done
+        # Of two threads the second one waits for the first.
+        with self._closing:
+            if self._closed:
+                return True
+            self._closed = True
+            deadline = time.monotonic() + timeout
+            try:
+                done = self.flush(timeout)
+            except BaseException:
+                self._closed = False
+                raise
+            self._delivery.stop(max(1.0, deadline - time.monotonic()))
+            self._reads.close()
+            self._outbox.close()
+            atexit.unregister(self.close)
+            return done
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all writes so far are delivered or refused. Returns whether they are."""

@@ -33,6 +33,8 @@ _ADVANCE = """UPDATE delivery.outboxes SET last_sequence = %(last)s
 WHERE bot_id = %(bot_id)s AND outbox_id = %(outbox_id)s AND last_sequence < %(first)s"""
 _RESERVE = """SELECT nextval(pg_get_serial_sequence(%(table)s, 'id')) FROM generate_series(1, %(count)s)"""
 
+_GIVEN_OUT = """SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(%(table)s, 'id')::regclass), 0)"""
+
 
 class _Refusal(Exception):
     """The database refuses an entry."""
@@ -197,6 +199,7 @@ class Delivery(threading.Thread):
         self._position = self._known_position(connection, 0)
         self._outbox.continue_after(self._position)
         self._outbox.delivered(self._position)
+        self._check_ids(connection)
         self._instance.claim(connection)
         self._reserve_ids(connection)
 
@@ -206,6 +209,21 @@ class Delivery(threading.Thread):
         with connection.transaction(_REGISTER, parameters):
             (known,) = connection.execute(_KNOWN, parameters).fetchone()
             return int(known)
+
+    def _check_ids(self, connection: Connection) -> None:
+        """Raises TradingDBError if entries may have row ids that the database would give out again."""
+        for table, newest in self._outbox.newest_ids():
+            with connection.transaction(_GIVEN_OUT, {"table": table}, read_only=True) as cursor:
+                (last,) = cursor.fetchone()
+            if last >= newest:
+                continue
+            if self._outbox.pending_count() or self._outbox.refused_count():
+                raise TradingDBError(
+                    f"{self._settings.where} gave out row id {last} of {table} last, but {self._outbox.path} has {newest} "
+                    "from it, and entries that it does not have: it was put back from a backup; move its sequences ahead "
+                    "as docs/client.md says, then start the bot"
+                )
+            self._outbox.forget_ids()
 
     def _reserve_ids(self, connection: Connection) -> None:
         for table in tuple(self._tables):

@@ -263,16 +263,27 @@ class Outbox:
         with self.transaction():
             self._db.executemany("INSERT OR IGNORE INTO ids VALUES (?, ?)", [(table, number) for number in ids])
 
+    def newest_ids(self) -> list[tuple[str, int]]:
+        """The highest row id that is kept of each table."""
+        with self._lock, self._errors_named():
+            return self._db.execute("SELECT target, max(id) FROM ids GROUP BY target").fetchall()
+
+    def forget_ids(self) -> None:
+        """Let go of the row ids, where they may be others' by now."""
+        with self.transaction():
+            self._db.execute("DELETE FROM ids")
+
     def continue_after(self, sequence: int) -> None:
         """Number new entries from there on, if that is ahead.
 
         A file that was put back from a copy has forgotten numbers that the
-        database knows as delivered.
+        database knows as delivered, and that its row ids were used.
         """
         with self.transaction():
             if self.last_sequence() < sequence:
                 self._db.execute("DELETE FROM sqlite_sequence WHERE name = 'entries'")
                 self._db.execute("INSERT INTO sqlite_sequence VALUES ('entries', ?)", (sequence,))
+                self.forget_ids()
 
 
 def listed(folder: Path, bot_id: str) -> list[Listed]:
