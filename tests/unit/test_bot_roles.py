@@ -1,0 +1,142 @@
+"""Tasks of phase 3's roles, run for real in folders of this machine."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PASSWORD, REDIS_PASSWORD = "own-Pa55word", "cache-Pa55word"
+OLD = "REDIS_HOST=shortseller-redis\nREDIS_PORT=6379\nPOSTGRES_PASSWORD=0ld-Pa55word\n"
+# What docker-compose 1 labels a container with.
+DOCKER = """\
+#!/bin/sh
+[ "$5" = shortseller_trading ] && echo "shortseller|{base}|docker-compose.yml,./more.yml" || exit 1
+"""
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    base = tmp_path / "Alpha"
+    for folder in ("shortseller", "momentum"):
+        (base / "database/backups/applications" / folder).mkdir(parents=True)
+        (base / folder).mkdir()
+        (base / folder / ".env").write_text(OLD)
+    docker = tmp_path / "bin/docker"
+    docker.parent.mkdir()
+    docker.write_text(DOCKER.format(base=base))
+    docker.chmod(0o755)
+    return base
+
+
+@pytest.fixture
+def play(base: Path) -> Run:
+    """What ansible-playbook says when it runs these entry points: role/tasks."""
+
+    def run(*steps: str, **more: Any) -> str:
+        owner, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
+        bots = [
+            {"id": f"{name}_001", "type": name, "folder": name, "legacy": {"container": f"{name}_trading"}}
+            for name in ("shortseller", "momentum")
+        ]
+        common = {"base_dir": str(base), "owner": owner, "group": group, "bots": bots}
+        variables: dict[str, Any] = {
+            f"{role}_{name}": value
+            for role in {step.split("/")[0] for step in steps}
+            for name, value in common.items()
+        }
+        variables |= {
+            "bot_environment_users": {bot["id"]: {"user": bot["id"], "password": PASSWORD} for bot in bots},
+            "bot_environment_outbox": "/var/lib/trading_db",
+            "bot_environment_redis_password": REDIS_PASSWORD,
+            "ansible_python_interpreter": sys.executable,
+        }
+        tasks: list[dict[str, Any]] = [
+            {"ansible.builtin.include_role": {"name": role, "tasks_from": entry}}
+            for role, entry in (step.split("/") for step in steps)
+        ]
+        tasks += [{"ansible.builtin.debug": {"var": name}, "when": f"{name} is defined"} for name in more.pop("shown", [])]
+        file = base.parent / "play.yml"
+        file.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
+        done = subprocess.run(
+            ["ansible-playbook", "-vvv", "--diff", "-i", "localhost,", "-c", "local", "-e", json.dumps(variables | more), str(file)],
+            cwd=ROOT,
+            env=os.environ | {"PATH": f"{base.parent}/bin:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "true"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        said = done.stdout + done.stderr
+        print(said)
+        assert done.returncode == 0
+        for secret in (PASSWORD, REDIS_PASSWORD, "0ld-Pa55word"):
+            assert secret not in said
+        return " ".join(said.split())
+
+    return run
+
+
+def settings(base: Path, folder: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in (base / folder / ".env").read_text().splitlines())
+
+
+def test_the_shortseller_is_led_to_the_unified_redis_and_back(base: Path, play: Run) -> None:
+    play("bot_environment/set")
+    redis = {"REDIS_HOST": "redis", "REDIS_PORT": "6379", "REDIS_PASSWORD": REDIS_PASSWORD}
+    assert settings(base, "shortseller").items() >= redis.items()
+    assert settings(base, "momentum")["REDIS_HOST"] == "shortseller-redis"
+    assert "REDIS_PASSWORD" not in settings(base, "momentum")
+    play("bot_environment/restore")
+    assert (base / "shortseller/.env").read_text() == OLD
+
+
+def test_a_bot_that_does_not_read_the_password_of_redis_is_named(base: Path, play: Run) -> None:
+    notes = {"shown": ["bot_environment_notes"]}
+    named = f"No Python source in {base}/shortseller reads REDIS_PASSWORD"
+    assert named in play("bot_environment/validate", **notes)
+    (base / "shortseller/cache.py").write_text("password = os.getenv('REDIS_PASSWORD')\n")
+    said = play("bot_environment/validate", **notes)
+    assert "reads REDIS_PASSWORD" not in said
+
+
+def test_compose_files_that_docker_compose_1_named_are_read(base: Path, play: Run) -> None:
+    (base / "docker-compose.yml").write_text(
+        "services:\n  shortseller:\n    extends: {file: base.yml, service: bot}\n    environment: {POSTGRES_HOST: x}\n"
+    )
+    (base / "more.yml").write_text("services:\n  shortseller:\n    environment:\n      REDIS_HOST: x\n")
+    said = play("bot_environment/validate", shown=["bot_environment_notes"])
+    assert f"{base}/docker-compose.yml, line 4, sets POSTGRES_HOST of shortseller" in said
+    assert f"{base}/./more.yml, line 4, sets REDIS_HOST of shortseller" in said
+    assert f"{base}/docker-compose.yml, line 3, takes in {base}/base.yml, which was not read here" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "defined"),
+    [
+        ("BOT_ID=momentum_001\r\n", True),
+        ("export BOT_ID='momentum_001'\n", True),
+        (" BOT_ID = momentum_001 # mine\n", True),
+        ('BOT_ID: "momentum_001"\n', True),
+        ("BOT_ID=momentum_0011\n", False),
+        ("#BOT_ID=momentum_001\n", False),
+        ("OLD_BOT_ID=momentum_001\n", False),
+    ],
+)
+def test_which_bots_are_services_is_seen_in_their_env_files(line: str, defined: bool, base: Path, play: Run) -> None:
+    (base / "momentum/.env").write_text(f"A=1\n{line}")
+    shown = ["__unified_services_defined"]
+    said = play("unified_services/bots", unified_services_bot_state="found", shown=shown)
+    assert ('"__unified_services_defined": [ "momentum" ]' in said or "__unified_services_defined: - momentum" in said) is defined
