@@ -53,9 +53,7 @@ def play(base: Path) -> Run:
         ]
         common = {"base_dir": str(base), "owner": owner, "group": group, "bots": bots}
         variables: dict[str, Any] = {
-            f"{role}_{name}": value
-            for role in {step.split("/")[0] for step in steps}
-            for name, value in common.items()
+            f"{role}_{name}": value for role in {step.split("/")[0] for step in steps} for name, value in common.items()
         }
         variables |= {
             "bot_environment_users": {bot["id"]: {"user": bot["id"], "password": PASSWORD} for bot in bots},
@@ -67,11 +65,24 @@ def play(base: Path) -> Run:
             {"ansible.builtin.include_role": {"name": role, "tasks_from": entry}}
             for role, entry in (step.split("/") for step in steps)
         ]
-        tasks += [{"ansible.builtin.debug": {"var": name}, "when": f"{name} is defined"} for name in more.pop("shown", [])]
+        tasks += [
+            {"ansible.builtin.debug": {"var": name}, "when": f"{name} is defined"} for name in more.pop("shown", [])
+        ]
         file = base.parent / "play.yml"
         file.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
         done = subprocess.run(
-            ["ansible-playbook", "-vvv", "--diff", "-i", "localhost,", "-c", "local", "-e", json.dumps(variables | more), str(file)],
+            [
+                "ansible-playbook",
+                "-vvv",
+                "--diff",
+                "-i",
+                "localhost,",
+                "-c",
+                "local",
+                "-e",
+                json.dumps(variables | more),
+                str(file),
+            ],
             cwd=ROOT,
             env=os.environ | {"PATH": f"{base.parent}/bin:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "true"},
             capture_output=True,
@@ -139,4 +150,6 @@ def test_which_bots_are_services_is_seen_in_their_env_files(line: str, defined: 
     (base / "momentum/.env").write_text(f"A=1\n{line}")
     shown = ["__unified_services_defined"]
     said = play("unified_services/bots", unified_services_bot_state="found", shown=shown)
-    assert ('"__unified_services_defined": [ "momentum" ]' in said or "__unified_services_defined: - momentum" in said) is defined
+    assert (
+        '"__unified_services_defined": [ "momentum" ]' in said or "__unified_services_defined: - momentum" in said
+    ) is defined

@@ -191,6 +191,51 @@ def test_what_was_changed_after_its_delivery_is_kept_unless_acknowledged(base: P
     assert "changed since\n" in [copy.read_text() for copy in copies]
 
 
+def test_original_stays_the_first_one_when_a_changed_delivery_is_replaced(base: Path) -> None:
+    before = tree(base)
+    run(base)
+    name = "momentum/database/trade_database.py"
+    (base / name).write_text("import trading_db  # mine\n")
+    assert run(base).refused == {name: sha("import trading_db  # mine\n")}
+    run(base, acknowledged={name: sha("import trading_db  # mine\n")})
+    assert (base / name).read_text() == FILES[name]
+    back(base)
+    assert tree(base) == before
+    copies = (base.parent / "backups/applications/momentum/database").iterdir()
+    assert {copy.read_text() for copy in copies} == {LEGACY, "import trading_db  # mine\n"}
+
+
+def test_patched_file_that_was_developed_further_is_its_own_original(base: Path) -> None:
+    run(base)
+    (base / "lxalgo/main.py").write_text(f"{MAIN}# more\n")
+    run(base)
+    assert (base / "lxalgo/main.py").read_text() == f"{PATCHED}# more\n"
+    back(base)
+    assert (base / "lxalgo/main.py").read_text() == f"{MAIN}# more\n"
+
+
+def test_no_folder_behind_a_link_is_written_to(base: Path) -> None:
+    shared = base.parent / "shared"
+    (base / "momentum/database").rename(shared)
+    (base / "momentum/database").symlink_to(shared)
+    assert run(base).odd == ["momentum/database/trade_database.py"]
+    assert (shared / "trade_database.py").read_text() == LEGACY
+    (base / "momentum/database").unlink()
+    shared.rename(base / "momentum/database")
+    run(base)
+    (base / "momentum/database").rename(shared)
+    (base / "momentum/database").symlink_to(shared)
+    assert list(back(base).kept) == ["momentum/database/trade_database.py"]
+    assert (shared / "trade_database.py").read_text() == FILES["momentum/database/trade_database.py"]
+
+
+def test_bots_folder_may_be_a_link(base: Path) -> None:
+    (base / "momentum").rename(base.parent / "elsewhere")
+    (base / "momentum").symlink_to(base.parent / "elsewhere")
+    run(base)
+    assert (base.parent / "elsewhere/trading_db/__init__.py").read_text() == "VERSION = 1\n"
+
+
 def test_folder_that_was_made_stays_where_something_else_is_in_it(base: Path) -> None:
     run(base)
     (base / "lxalgo/database/__pycache__").mkdir()
