@@ -114,6 +114,25 @@ def test_the_shortseller_is_led_to_the_unified_redis_and_back(base: Path, play: 
     assert (base / "shortseller/.env").read_text() == OLD
 
 
+def test_env_file_that_was_removed_comes_back_to_its_owner(base: Path, play: Run) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root gives files away")
+    play("bot_environment/set")
+    (base / "momentum/.env").unlink()
+    play("bot_environment/restore", bot_environment_owner="nobody")
+    assert (base / "momentum/.env").owner() == "nobody"
+    assert (base / "momentum/.env").read_text() == OLD
+
+
+def test_changed_keys_of_ours_are_kept_and_named(base: Path, play: Run) -> None:
+    play("bot_environment/set")
+    path = base / "momentum/.env"
+    path.write_text(path.read_text().replace("pgbouncer", "elsewhere"))
+    copy = f"{base}/database/backups/applications/momentum/.env.2"
+    assert f"the file as it was is kept in {copy}." in play("bot_environment/restore")
+    assert "elsewhere" in Path(copy).read_text()
+
+
 def test_a_bot_that_does_not_read_the_password_of_redis_is_named(base: Path, play: Run) -> None:
     notes = {"shown": ["bot_environment_notes"]}
     named = f"No Python source in {base}/shortseller reads REDIS_PASSWORD"

@@ -277,6 +277,7 @@ def test_backup_is_the_original_after_many_runs(call: Call, path: Path, tmp_path
         "changed_keys": [],
         "referring_keys": [],
         "kept_changes": True,
+        "kept_copy": "",
         "diff": {"before_header": str(path), "after_header": str(path), "before": "", "after": ""},
         "invocation": 0,
     }
@@ -344,6 +345,43 @@ def test_file_that_somebody_removed_comes_back(call: Call, path: Path) -> None:
     path.unlink()
     call(state="restored")
     assert path.read_bytes() == OLD
+
+
+def test_changed_keys_of_ours_are_kept_before_they_are_set_again_or_taken_back(
+    call: Call, path: Path, tmp_path: Path
+) -> None:
+    set_again(call, path)
+    assert call(**TASK | {"values": {"POSTGRES_HOST": "pgbouncer", "BOT_ID": "bot_002"}})["kept_copy"] == ""
+    rotated = path.read_bytes().replace(SECRET.encode(), b"r0tated").replace(b"LAST=x", b"LAST=y")
+    path.write_bytes(rotated)
+    assert call(**TASK, check=True)["kept_copy"] == f"{tmp_path}/backup.2"
+    assert call(**TASK)["kept_copy"] == f"{tmp_path}/backup.2"
+    assert (tmp_path / "backup.2").read_bytes() == rotated
+    assert (tmp_path / "backup.2").stat().st_mode & 0o777 == 0o600
+    changed = path.read_bytes().replace(b"pgbouncer", b"elsewhere")
+    path.write_bytes(changed)
+    assert call(state="restored")["kept_copy"] == f"{tmp_path}/backup.3"
+    assert (tmp_path / "backup.3").read_bytes() == changed
+    assert path.read_bytes() == OLD.replace(b"LAST=x", b"LAST=y\n")
+    assert (tmp_path / "backup").read_bytes() == OLD
+
+
+def test_what_a_killed_run_left_is_removed(call: Call, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        """Not an error that any code handles."""
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(env_file.AnsibleModule, "atomic_move", killed)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        with patch_module_args(TASK | {"path": str(path)}), pytest.raises(Killed):
+            env_file.main()
+    (left,) = [file for file in path.parent.iterdir() if SECRET.encode() in file.read_bytes()]
+    assert left.stat().st_mode & 0o777 == 0o600
+    call(state="restored")
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_links(call: Call, path: Path, tmp_path: Path) -> None:
