@@ -347,7 +347,7 @@ class Backup:
         if content != current(self.record):
             put(self.module, self.record, content)
 
-    def begin(self, content: bytes | None, after: bytes, keys: Collection[str]) -> None:
+    def begin(self, content: bytes | None, after: bytes | None, keys: Collection[str]) -> None:
         """Before a file is set: keep it unless it holds changes already, and note the keys."""
         if not self.keys:
             self.original = None if content is None else self.keep(content)

@@ -21,8 +21,16 @@ OLD = "REDIS_HOST=shortseller-redis\nREDIS_PORT=6379\nPOSTGRES_PASSWORD=0ld-Pa55
 # What docker-compose 1 labels a container with.
 DOCKER = """\
 #!/bin/sh
+[ "$1" = ps ] && exit 0
+[ "$3" = shortseller_trading ] && cat {base}/inspected.json && exit 0
 [ "$5" = shortseller_trading ] && echo "shortseller|{base}|docker-compose.yml,./more.yml" || exit 1
 """
+
+MOUNTS = [
+    {"Type": "tmpfs", "Source": "", "Destination": "/tmp"},
+    {"Type": "bind", "Source": "{base}/shortseller", "Destination": "/app"},
+    {"Type": "volume", "Name": "data", "Source": "/var/lib/docker/volumes/data/_data", "Destination": "/data"},
+]
 
 Run = Callable[..., str]
 
@@ -34,6 +42,8 @@ def base(tmp_path: Path) -> Path:
         (base / "database/backups/applications" / folder).mkdir(parents=True)
         (base / folder).mkdir()
         (base / folder / ".env").write_text(OLD)
+    mounts = json.loads(json.dumps(MOUNTS).replace("{base}", str(base)))
+    (base / "inspected.json").write_text(json.dumps([{"Name": "/shortseller_trading", "Mounts": mounts}]))
     docker = tmp_path / "bin/docker"
     docker.parent.mkdir()
     docker.write_text(DOCKER.format(base=base))
@@ -45,7 +55,7 @@ def base(tmp_path: Path) -> Path:
 def play(base: Path) -> Run:
     """What ansible-playbook says when it runs these entry points: role/tasks."""
 
-    def run(*steps: str, **more: Any) -> str:
+    def run(*steps: str, fails: bool = False, **more: Any) -> str:
         owner, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
         bots = [
             {"id": f"{name}_001", "type": name, "folder": name, "legacy": {"container": f"{name}_trading"}}
@@ -59,6 +69,8 @@ def play(base: Path) -> Run:
             "bot_environment_users": {bot["id"]: {"user": bot["id"], "password": PASSWORD} for bot in bots},
             "bot_environment_outbox": "/var/lib/trading_db",
             "bot_environment_redis_password": REDIS_PASSWORD,
+            "bot_application_project": "unified_db",
+            "bot_application_inventory": "the inventory",
             "ansible_python_interpreter": sys.executable,
         }
         tasks: list[dict[str, Any]] = [
@@ -92,7 +104,7 @@ def play(base: Path) -> Run:
         )
         said = done.stdout + done.stderr
         print(said)
-        assert done.returncode == 0
+        assert (done.returncode == 0) is not fails
         for secret in (PASSWORD, REDIS_PASSWORD, "0ld-Pa55word"):
             assert secret not in said
         return " ".join(said.split())
@@ -165,10 +177,42 @@ def test_compose_files_that_docker_compose_1_named_are_read(base: Path, play: Ru
         ("OLD_BOT_ID=momentum_001\n", False),
     ],
 )
-def test_which_bots_are_services_is_seen_in_their_env_files(line: str, defined: bool, base: Path, play: Run) -> None:
+def test_which_bots_are_services_is_seen_in_their_env_files(line: str, defined: bool, base: Path) -> None:
+    """The very command that the role runs."""
     (base / "momentum/.env").write_text(f"A=1\n{line}")
-    shown = ["__unified_services_defined"]
-    said = play("unified_services/bots", unified_services_bot_state="found", shown=shown)
-    assert (
-        '"__unified_services_defined": [ "momentum" ]' in said or "__unified_services_defined: - momentum" in said
-    ) is defined
+    role = ROOT / "roles/unified_services"
+    pattern = yaml.safe_load((role / "vars/main.yml").read_text())["_unified_services_bot_line"]
+    argv = yaml.safe_load((role / "tasks/bots.yml").read_text())[0]["ansible.builtin.command"]["argv"]
+    assert argv[3] == "{{ _unified_services_bot_line }}"
+    command = [*argv[:3], pattern.replace("{{ item.id }}", "momentum_001"), base / "momentum/.env"]
+    assert subprocess.run(command, check=False).returncode == (0 if defined else 1)
+
+
+def test_two_names_of_one_folder_are_refused(base: Path, play: Run) -> None:
+    (base / "momentum/.env").unlink()
+    (base / "momentum").rmdir()
+    (base / "momentum").symlink_to("shortseller")
+    assert "Bots share a folder (shortseller, momentum): expected one" in play("bot_application/validate", fails=True)
+
+
+def test_mounts_of_a_legacy_container_are_told_apart(base: Path, play: Run) -> None:
+    said = play("bot_application/validate", shown=["bot_application_notes"])
+    notes = said[said.index("TASK [ansible.builtin.debug]") :]
+    assert f"shortseller_trading runs its code from {base}/shortseller," in notes
+    assert "shortseller_trading has data at /data, the unified service has not" in notes
+    assert notes.count("shortseller_trading") == 2
+
+
+def test_file_that_was_patched_by_hand_is_named_before_a_rollback(base: Path, play: Run) -> None:
+    path = "shortseller/config/settings.py"
+    by_hand = "Change back yourself, where you patched it by hand: "
+    assert f"{by_hand}nothing" in play("bot_application/plan_restore")
+    assert by_hand + path in play("bot_application/plan_restore", bot_application_acknowledged={path: "0" * 64})
+
+
+def test_env_file_that_everybody_can_read_is_named(base: Path, play: Run) -> None:
+    (base / "shortseller/.env").chmod(0o600)
+    (base / "momentum/.env").chmod(0o644)
+    said = play("bot_environment/validate", shown=["bot_environment_notes"])
+    assert f"chmod o-rwx {base}/momentum/.env." in said
+    assert f"chmod o-rwx {base}/shortseller/.env" not in said

@@ -374,7 +374,7 @@ def test_what_a_killed_run_left_is_removed(call: Call, path: Path, monkeypatch: 
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(env_file.AnsibleModule, "atomic_move", killed)
+        patch.setattr("ansible.module_utils.basic.AnsibleModule.atomic_move", killed)
         patch.setattr(Path, "unlink", lambda *_, **__: None)
         with patch_module_args(TASK | {"path": str(path)}), pytest.raises(Killed):
             env_file.main()
