@@ -28,7 +28,9 @@ DATABASE_CALLS = {"execute_values", "execute_batch", "read_sql", "read_sql_query
 MESSAGES = {"debug", "info", "warning", "warn", "error", "exception", "critical", "log", "print", "fail", "notify"}
 MESSAGES |= {"send_message", "send_alert", "add_argument", "ArgumentParser", "input", "echo", "fatal", "write"}
 # Calls that make statements of their own for a table, and where its name is.
-TABLE_CALLS = {"to_sql": 0, "read_sql_table": 0, "copy_from": 1, "copy_records_to_table": 0, "Table": 0}
+TABLE_CALLS = {"to_sql": 0, "read_sql_table": 0, "read_sql": 0, "copy_from": 1, "copy_records_to_table": 0, "Table": 0}
+# What a class of an ORM calls its table: SQLAlchemy, Django, Peewee.
+TABLE_NAMES = {"__tablename__", "db_table", "table_name"}
 
 
 def problems_of(content: bytes, own: frozenset[str]) -> list[Problem]:
@@ -194,11 +196,15 @@ class Source:
             receiver = "cursor" if isinstance(call.func, ast.Attribute) and is_cursor(call.func.value) else ""
         if function in DATABASE_CALLS or (function in PLAIN_SINKS and RECEIVER.search(receiver.lower())):
             shown = Hole(node.func if isinstance(node, ast.Call) else node).label
+            # A name says nothing of what it is given.
+            given = []
+            if isinstance(node, ast.Name) and (holder := scope.holder(node.id)):
+                given = [ast.dump(event.value) for event in holder.events.get(node.id, [])]
             self.found.append(
                 Problem(
                     DYNAMIC,
                     call.lineno,
-                    f"{function} {ast.dump(node)}",
+                    " ".join([function, ast.dump(node), *given]),
                     f"cannot be judged, the whole statement is put together at run time: {function}({shown})",
                     "Write the statement itself here, with `bot_id = %s` in it; or make sure that it names the bot, and"
                     " accept it by name.",
@@ -238,7 +244,7 @@ class Source:
                 used = self.loads.get(place, []) + (self.attributes.get(name, []) if scope.kind == "class" else [])
                 fragment = bool(used) and all(load in self.texts.consumed for load in used)
                 for version in self.texts.versions(scope, name):
-                    if name == "__tablename__":
+                    if name in TABLE_NAMES and scope.kind == "class":
                         self.generated(version.least.literal or "", version.node.lineno, "an ORM")
                     self.found += settings.text_problems(version.most, version.node.lineno)
                     if not fragment:
