@@ -118,11 +118,11 @@ def compose_env_files(files: Texts, services: Collection[str]) -> list[str]:
 
 
 def compose_shadowed_keys(
-    files: Texts, services: Collection[str], keys: Collection[str], others: Texts | None = None
+    files: Texts, services: Collection[str], keys: Collection[str] | None, others: Texts | None = None
 ) -> list[dict[str, Any]]:
     """Where these keys are set so that the services' own env files do not matter: `file`, `line`, `service`, `key`.
 
-    Where a file is taken in that is not given, `key` is empty and `unread` is its path.
+    Without `keys`, all that are set there. Where a file is taken in that is not given, `key` is empty and `unread` is its path.
 
     `others` are texts of env files that are not a bot's own, by path; they count where a service lists them behind one
     that is not among them.
@@ -132,14 +132,14 @@ def compose_shadowed_keys(
         unread: list[tuple[str, int, str]] = []
         for file, definition in definitions(files, service, unread):
             for key, line in environment(definition):
-                if key in keys:
+                if keys is None or key in keys:
                     found[(file, line, service, key, "")] = None
             own = False
             for path in env_files(file, definition):
                 own = own or path not in (others or {})
                 for number, text in enumerate((others or {}).get(path, "").splitlines() if own else [], start=1):
                     setting = re.match(r"\ufeff?\s*(?:export\s+)?([\w.-]+)\s*[=:]", text)
-                    if setting and setting[1] in keys:
+                    if setting and (keys is None or setting[1] in keys):
                         found[(path, number, service, setting[1], "")] = None
         found |= {(file, line, service, "", path): None for file, line, path in unread}
     return [dict(zip(("file", "line", "service", "key", "unread"), one, strict=True)) for one in sorted(found)]

@@ -268,7 +268,8 @@ class Delivery:
         source = read(self.backup / str(entry.original)) if ours and entry else found
         wanted = None if source is None else with_patch(source, self.patches[name])
         if wanted is None:
-            if found is None or self.acknowledged.get(name) != checksum(found):
+            # The checksum of nothing says that there is no such file.
+            if self.acknowledged.get(name) != checksum(found or b""):
                 plan.unpatched[name] = checksum(found) or ""
         elif wanted != found:
             plan.write[name] = wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import hashlib
 import json
 import os
 import pwd
@@ -188,6 +189,18 @@ def test_which_bots_are_services_is_seen_in_their_env_files(line: str, defined: 
     assert subprocess.run(command, check=False).returncode == (0 if defined else 1)
 
 
+def test_what_the_legacy_compose_file_sets_beside_the_env_file_is_named(base: Path, play: Run) -> None:
+    (base / "docker-compose.yml").write_text(
+        "services:\n  shortseller:\n    env_file: [./common.env, ./shortseller/.env]\n"
+        "    environment: {LEVERAGE: 5, TZ: UTC, POSTGRES_HOST: x, MODE: live}\n"
+    )
+    said = play("bot_environment/validate", shown=["bot_environment_notes"])
+    assert "The legacy compose file sets LEVERAGE, MODE of shortseller itself" in said
+    assert f"that {base}/shortseller/.env has the same values" in said
+    assert f"shortseller reads {base}/common.env, the unified service does not" in said
+    assert f"shortseller reads {base}/shortseller/.env" not in said
+
+
 def test_two_names_of_one_folder_are_refused(base: Path, play: Run) -> None:
     (base / "momentum/.env").unlink()
     (base / "momentum").rmdir()
@@ -201,6 +214,17 @@ def test_mounts_of_a_legacy_container_are_told_apart(base: Path, play: Run) -> N
     assert f"shortseller_trading runs its code from {base}/shortseller," in notes
     assert "shortseller_trading has data at /data, the unified service has not" in notes
     assert notes.count("shortseller_trading") == 2
+
+
+def test_patch_without_its_file_can_be_settled(base: Path, play: Run) -> None:
+    path, nothing = "shortseller/config/settings.py", hashlib.sha256(b"").hexdigest()
+    said = play("bot_application/validate", shown=["bot_application_open"])
+    assert f"{path} does not exist; what stands in for it has to be changed by hand" in said
+    assert f"bot_application_acknowledged: {{{path}: {nothing}}}" in said
+    acknowledged = {"bot_application_acknowledged": {path: nothing}}
+    assert "has to be changed by hand" not in play(
+        "bot_application/validate", shown=["bot_application_open"], **acknowledged
+    )
 
 
 def test_file_that_was_patched_by_hand_is_named_before_a_rollback(base: Path, play: Run) -> None:

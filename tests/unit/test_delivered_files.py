@@ -324,6 +324,8 @@ def test_patch_that_does_not_fit_is_named_and_the_file_stays(content: str, base:
 def test_patch_without_its_file_is_named(base: Path) -> None:
     (base / "lxalgo/main.py").unlink()
     assert run(base).unpatched == {"lxalgo/main.py": ""}
+    assert run(base, acknowledged={"lxalgo/main.py": sha("")}).unpatched == {}
+    assert not (base / "lxalgo/main.py").exists()
 
 
 def test_patch_of_a_file_without_a_last_line_end() -> None:
