@@ -452,6 +452,8 @@ def run(module: AnsibleModule) -> None:
     restore = backup if module.params["state"] == "restored" else None
     if module.params["state"] == "restored" and not backup:
         module.fail_json(msg="backup is not given; expected where the original is kept. Say what state: present was told.")
+    if restore and not path.parent.is_dir():
+        module.exit_json(changed=False, changed_keys=[], referring_keys=[], kept_changes=False, kept_copy="")
     before = current(path)
     kept = False
     if restore:

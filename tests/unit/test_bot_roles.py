@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pwd
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -137,6 +138,14 @@ def test_env_file_that_was_removed_comes_back_to_its_owner(base: Path, play: Run
     assert (base / "momentum/.env").read_text() == OLD
 
 
+def test_bot_that_left_the_inventory_is_put_back_too(base: Path, play: Run) -> None:
+    play("bot_environment/set")
+    shutil.rmtree(base / "shortseller")
+    play("bot_environment/restore", bot_environment_bots=[])
+    assert (base / "momentum/.env").read_text() == OLD
+    assert not (base / "shortseller").exists()
+
+
 def test_changed_keys_of_ours_are_kept_and_named(base: Path, play: Run) -> None:
     play("bot_environment/set")
     path = base / "momentum/.env"
@@ -208,10 +217,13 @@ def test_two_names_of_one_folder_are_refused(base: Path, play: Run) -> None:
     assert "Bots share a folder (shortseller, momentum): expected one" in play("bot_application/validate", fails=True)
 
 
-def test_mounts_of_a_legacy_container_are_told_apart(base: Path, play: Run) -> None:
+@pytest.mark.parametrize("source", ["shortseller", "shortseller/.env"])
+def test_mounts_of_a_legacy_container_are_told_apart(source: str, base: Path, play: Run) -> None:
+    inspected = base / "inspected.json"
+    inspected.write_text(inspected.read_text().replace(f"{base}/shortseller", f"{base}/{source}"))
     said = play("bot_application/validate", shown=["bot_application_notes"])
     notes = said[said.index("TASK [ansible.builtin.debug]") :]
-    assert f"shortseller_trading runs its code from {base}/shortseller," in notes
+    assert f"shortseller_trading runs its code or reads its .env from {base}/{source}," in notes
     assert "shortseller_trading has data at /data, the unified service has not" in notes
     assert notes.count("shortseller_trading") == 2
 
