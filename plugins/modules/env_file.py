@@ -469,7 +469,8 @@ def run(module: AnsibleModule) -> None:
     copy = backup.place(before) if backup and before not in (None, after) and backup.overruled(before) else None
     if not module.check_mode:
         # What a killed run left may hold a secret.
-        scratch_of(path).unlink(missing_ok=True)
+        for one in (path, *((backup.path, backup.record) if backup else ())):
+            scratch_of(one).unlink(missing_ok=True)
     if before != after and not module.check_mode:
         if backup and copy and before is not None:
             backup.keep(before)

@@ -366,22 +366,68 @@ def test_changed_keys_of_ours_are_kept_before_they_are_set_again_or_taken_back(
     assert (tmp_path / "backup").read_bytes() == OLD
 
 
-def test_what_a_killed_run_left_is_removed(call: Call, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Killed(BaseException):
-        """Not an error that any code handles."""
+class Killed(BaseException):
+    """Not an error that any code handles."""
 
-    def killed(*_: Any) -> None:
-        raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr("ansible.module_utils.basic.AnsibleModule.atomic_move", killed)
-        patch.setattr(Path, "unlink", lambda *_, **__: None)
-        with patch_module_args(TASK | {"path": str(path)}), pytest.raises(Killed):
+def killed_at(step: int, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the module died before the given change of the disk."""
+    left = [step]
+
+    def guarded(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **keywords: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return real(*args, **keywords)
+
+        return call
+
+    with monkeypatch.context() as patch, patch_module_args(arguments):
+        for name in ("open", "fsync", "rename", "unlink", "chmod"):
+            patch.setattr(os, name, guarded(getattr(os, name)))
+        # The module's own cleaning up is killed with it.
+        patch.setattr(Path, "unlink", guarded(Path.unlink))
+        try:
             env_file.main()
-    (left,) = [file for file in path.parent.iterdir() if SECRET.encode() in file.read_bytes()]
-    assert left.stat().st_mode & 0o777 == 0o600
-    call(state="restored")
-    assert list(path.parent.iterdir()) == [path]
+        except Killed:
+            return True
+        except SystemExit:
+            return False
+    raise AssertionError
+
+
+@pytest.mark.parametrize("killed", [TASK, {"state": "restored"}], ids=["set", "restore"])
+def test_killed_anywhere_the_next_run_ends_well(
+    killed: dict[str, Any],
+    call: Call,
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"path": str(path), "backup": str(tmp_path / "backup")}
+    for step in range(100):
+        if killed is not TASK:
+            call(**TASK)
+        dead = killed_at(step, killed | places, monkeypatch)
+        capsys.readouterr()
+        assert path.read_bytes() in (OLD, NEW)
+        if step % 2:
+            set_again_or_still(call, path)
+        call(state="restored")
+        assert path.read_bytes() == OLD
+        assert (tmp_path / "backup").read_bytes() == OLD if (tmp_path / "backup").exists() else dead
+        assert {file.name for file in tmp_path.iterdir()} <= {".env", "backup", "backup.json"}, step
+        if not dead:
+            assert step > 10
+            return
+    pytest.fail("the run never came to its end")
+
+
+def set_again_or_still(call: Call, path: Path) -> None:
+    call(**TASK)
+    assert path.read_bytes() == NEW
 
 
 def test_links(call: Call, path: Path, tmp_path: Path) -> None:
