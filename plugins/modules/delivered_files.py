@@ -295,10 +295,14 @@ class Delivery:
             self.manifest.files[name] = self.noted(name, content)
         self.manifest.folders = sorted({*self.manifest.folders, *self.folders(plan)})
         self.save()
-        for name in self.folders(plan):
-            (self.base / name).mkdir()
-            os.chmod(self.base / name, 0o755)
-            os.chown(self.base / name, self.uid, self.gid)
+        missing = self.folders(plan)
+        for folder in (self.base / name for name in self.manifest.folders):
+            if str(folder.relative_to(self.base)) in missing:
+                folder.mkdir()
+            # One that is empty may be a killed run's, which made it for root.
+            if folder.is_dir() and not any(folder.iterdir()):
+                os.chmod(folder, 0o755)
+                os.chown(folder, self.uid, self.gid)
         for name, content in plan.write.items():
             there = self.attributes(name)
             write(self.base / name, content, there.mode, there.uid, there.gid)

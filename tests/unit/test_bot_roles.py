@@ -151,7 +151,7 @@ def test_changed_keys_of_ours_are_kept_and_named(base: Path, play: Run) -> None:
     path = base / "momentum/.env"
     path.write_text(path.read_text().replace("pgbouncer", "elsewhere"))
     copy = f"{base}/database/backups/applications/momentum/.env.2"
-    assert f"the file as it was is kept in {copy}." in play("bot_environment/restore")
+    assert f"and keeps the file as it was in {copy}." in play("bot_environment/restore")
     assert "elsewhere" in Path(copy).read_text()
 
 

@@ -262,7 +262,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
         return call
 
-    for target in ("os.replace", "os.unlink", "os.mkdir", "os.fsync"):
+    for target in ("os.replace", "os.unlink", "os.mkdir", "os.fsync", "os.chmod", "os.chown"):
         monkeypatch.setattr(target, guarded(getattr(os, target.split(".")[1])))
     for method in ("unlink", "mkdir"):
         monkeypatch.setattr(Path, method, guarded(getattr(Path, method)))
@@ -272,9 +272,15 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 @pytest.mark.parametrize("killed", [run, back])
 @pytest.mark.parametrize("after", [run, back])
 def test_killed_anywhere_the_next_run_ends_well(
-    killed: Callable[..., Any], after: Callable[..., Any], base: Path, monkeypatch: pytest.MonkeyPatch
+    killed: Callable[..., Any],
+    after: Callable[..., Any],
+    base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     before = tree(base)
+    mask = os.umask(0o077)
+    request.addfinalizer(lambda: os.umask(mask))
     for step in range(1000):
         if killed is back:
             run(base)
@@ -288,6 +294,7 @@ def test_killed_anywhere_the_next_run_ends_well(
         after(base)
         if after is run:
             assert contents(base) == FILES | {"lxalgo/main.py": PATCHED}, step
+            assert (base / "lxalgo/database").stat().st_mode & 0o777 == 0o755, step
             back(base)
         assert tree(base) == before, step
         if finished:
