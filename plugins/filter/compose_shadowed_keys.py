@@ -3,7 +3,7 @@
 Pure functions over the texts of compose files by path, the first of them in the project's folder. Read as Compose reads
 them are mappings and lists, anchors, aliases and merge keys, several files for one service, and `extends` of a service
 in the same or another given file. Not seen is what stands in no compose file: `docker compose run -e`, and the variables
-that an image or a bot's own entry point sets. A file named by `extends` or `include` that is not given is an error.
+that an image or a bot's own entry point sets. A file named by `extends` or `include` that is not given is told as such.
 """
 
 from __future__ import annotations
@@ -61,19 +61,13 @@ def line_of(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def given(files: Texts, file: str, node: yaml.Node, word: str) -> str:
-    """The path of a compose file that another one names."""
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(file), str(node.value)))
-    if path not in files:
-        raise AnsibleFilterError(
-            f"{file}, line {line_of(node)}: `{word}` names {path}, which is not among {', '.join(files)}; expected its text, too."
-            " Add it to the compose files."
-        )
-    return path
+def named_by(file: str, node: yaml.Node) -> str:
+    """The path of a file that a compose file names."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(file), str(node.value)))
 
 
-def definitions(files: Texts, service: str) -> Iterator[tuple[str, yaml.Node]]:
-    """Every file and mapping that makes a service what it is."""
+def definitions(files: Texts, service: str, unread: list[tuple[str, int, str]]) -> Iterator[tuple[str, yaml.Node]]:
+    """Every file and mapping that makes a service what it is. What names a file that is not given goes into `unread`."""
     waiting = [(file, service) for file in files]
     seen: set[tuple[str, str]] = set()
     while waiting:
@@ -84,7 +78,8 @@ def definitions(files: Texts, service: str) -> Iterator[tuple[str, yaml.Node]]:
         root = root_of(file, files[file])
         for included in items(below(root, "include")):
             for node in items(below(included, "path")) or [included]:
-                given(files, file, node, "include")
+                if named_by(file, node) not in files:
+                    unread.append((file, line_of(node), named_by(file, node)))
         definition = below(below(root, "services"), name)
         if not definition:
             continue
@@ -94,7 +89,11 @@ def definitions(files: Texts, service: str) -> Iterator[tuple[str, yaml.Node]]:
             waiting.append((file, str(extended.value)))
         elif extended and (base := below(extended, "service")):
             other = below(extended, "file")
-            waiting.append((given(files, file, other, "extends") if other else file, str(base.value)))
+            path = named_by(file, other) if other else file
+            if path in files:
+                waiting.append((path, str(base.value)))
+            else:
+                unread.append((file, line_of(other or extended), path))
 
 
 def environment(definition: yaml.Node) -> Iterator[tuple[str, int]]:
@@ -110,36 +109,40 @@ def environment(definition: yaml.Node) -> Iterator[tuple[str, int]]:
 def env_files(file: str, definition: yaml.Node) -> list[str]:
     """The paths of an `env_file:`, in order."""
     nodes = [below(item, "path") or item for item in items(below(definition, "env_file"))]
-    return [posixpath.normpath(posixpath.join(posixpath.dirname(file), str(node.value))) for node in nodes]
+    return [named_by(file, node) for node in nodes]
 
 
 def compose_env_files(files: Texts, services: Collection[str]) -> list[str]:
     """The paths of all env files of these services."""
-    return sorted({path for name in services for found in definitions(files, name) for path in env_files(*found)})
+    return sorted({path for name in services for found in definitions(files, name, []) for path in env_files(*found)})
 
 
 def compose_shadowed_keys(
-    files: Texts, services: Collection[str], keys: Collection[str], others: Texts | None = None
+    files: Texts, services: Collection[str], keys: Collection[str] | None, others: Texts | None = None
 ) -> list[dict[str, Any]]:
     """Where these keys are set so that the services' own env files do not matter: `file`, `line`, `service`, `key`.
+
+    Without `keys`, all that are set there. Where a file is taken in that is not given, `key` is empty and `unread` is its path.
 
     `others` are texts of env files that are not a bot's own, by path; they count where a service lists them behind one
     that is not among them.
     """
-    found: dict[tuple[str, int, str, str], None] = {}
+    found: dict[tuple[str, int, str, str, str], None] = {}
     for service in services:
-        for file, definition in definitions(files, service):
+        unread: list[tuple[str, int, str]] = []
+        for file, definition in definitions(files, service, unread):
             for key, line in environment(definition):
-                if key in keys:
-                    found[(file, line, service, key)] = None
+                if keys is None or key in keys:
+                    found[(file, line, service, key, "")] = None
             own = False
             for path in env_files(file, definition):
                 own = own or path not in (others or {})
                 for number, text in enumerate((others or {}).get(path, "").splitlines() if own else [], start=1):
                     setting = re.match(r"\ufeff?\s*(?:export\s+)?([\w.-]+)\s*[=:]", text)
-                    if setting and setting[1] in keys:
-                        found[(path, number, service, setting[1])] = None
-    return [dict(zip(("file", "line", "service", "key"), one, strict=True)) for one in sorted(found)]
+                    if setting and (keys is None or setting[1] in keys):
+                        found[(path, number, service, setting[1], "")] = None
+        found |= {(file, line, service, "", path): None for file, line, path in unread}
+    return [dict(zip(("file", "line", "service", "key", "unread"), one, strict=True)) for one in sorted(found)]
 
 
 class FilterModule:

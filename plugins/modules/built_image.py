@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Collection, Iterator
@@ -21,11 +22,14 @@ description:
   - Builds an image from a folder with a Dockerfile, or from a Dockerfile's text and some files.
   - A fingerprint of what goes into it stands in the image's label C(trading.inputs). An image of the same fingerprint is
     left alone. Data that a running program writes into the folder would otherwise make another image each time.
+  - What is excluded is not handed to Docker, so that no C(COPY . .) can put it into an image. Of an excluded file an
+    empty one is, because a Dockerfile may name it.
   - In check mode nothing is built or pulled.
 options:
   name: {description: Name of the image., type: str, required: true}
   context: {description: Folder with a Dockerfile., type: path}
   ignored: {description: Paths in it that are no reason to build again., type: list, elements: str, default: []}
+  excluded: {description: Paths in it that no image may hold., type: list, elements: str, default: []}
   dockerfile: {description: Text of a Dockerfile that copies C(files/)., type: str}
   files: {description: Paths of files on the host by path below C(files/)., type: dict, default: {}}
   inputs: {description: What else goes into the image., type: raw}
@@ -39,7 +43,8 @@ EXAMPLES = r"""
   built_image:
     name: unified_db-momentum-base
     context: /srv/bots/momentum
-    ignored: [.env, data]
+    ignored: [data]
+    excluded: [.env]
 """
 
 RETURN = r"""
@@ -66,13 +71,16 @@ def counted(folder: Path, ignored: Collection[str]) -> Iterator[Path]:
 
 
 def described(path: Path) -> list[str]:
-    """What an image keeps of a file: whether it is a program, and its content."""
-    if path.is_symlink():
-        return ["link", os.readlink(path)]
-    if not path.is_file():
+    """What an image keeps of a file: whether it is a program, and its content. A running program may have removed it."""
+    try:
+        if path.is_symlink():
+            return ["link", os.readlink(path)]
+        if not path.is_file():
+            return ["other", ""]
+        program = "program" if path.stat().st_mode & 0o111 else "file"
+        return [program, hashlib.sha256(path.read_bytes()).hexdigest()]
+    except FileNotFoundError:
         return ["other", ""]
-    program = "program" if path.stat().st_mode & 0o111 else "file"
-    return [program, hashlib.sha256(path.read_bytes()).hexdigest()]
 
 
 def fingerprint(inputs: object) -> str:
@@ -83,6 +91,39 @@ def of_folder(context: Path, ignored: Collection[str]) -> str:
     """A fingerprint of a folder without what is ignored."""
     places = {str(context / name) for name in ignored}
     return fingerprint([[str(path.relative_to(context)), *described(path)] for path in counted(context, places)])
+
+
+def staged(context: Path, folder: Path, excluded: Collection[str]) -> None:
+    """A copy of a build context without what is excluded."""
+    places = {str(context / name) for name in excluded}
+
+    def left_out(where: str, names: list[str]) -> list[str]:
+        found = {name: os.path.join(where, name) for name in names}
+        return [name for name, path in found.items() if path in places or is_odd(path)]
+
+    shutil.copytree(context, folder, symlinks=True, ignore=left_out, copy_function=copied)
+    for name in excluded:
+        if (context / name).is_file():
+            (folder / name).touch()
+
+
+def is_odd(path: str) -> bool:
+    """Whether this is a pipe, a socket or gone: no part of a build context."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return True
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+
+
+def copied(source: str, target: str) -> None:
+    """A hard link where the disk is the same, because a bot's data may be large."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def put_together(folder: Path, dockerfile: str, files: dict[str, str]) -> None:
@@ -131,6 +172,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "context": {"type": "path"},
             "ignored": {"type": "list", "elements": "str", "default": []},
+            "excluded": {"type": "list", "elements": "str", "default": []},
             "dockerfile": {"type": "str"},
             "files": {"type": "dict", "default": {}},
             "inputs": {"type": "raw"},
@@ -141,17 +183,20 @@ def main() -> None:
     )
     values = module.params
     try:
-        own = of_folder(Path(values["context"]), values["ignored"]) if values["context"] else values["dockerfile"]
+        ignored = [*values["ignored"], *values["excluded"]]
+        own = of_folder(Path(values["context"]), ignored) if values["context"] else values["dockerfile"]
         inputs = fingerprint([own, values["inputs"]])
         changed = built_from(module, values["name"]) != inputs
         problem = None
         if changed and not module.check_mode:
-            if values["context"]:
-                problem = build(values["name"], inputs, values["context"])
-            else:
-                with tempfile.TemporaryDirectory(dir=module.tmpdir) as folder:
-                    put_together(Path(folder), values["dockerfile"], values["files"])
-                    problem = build(values["name"], inputs, folder)
+            with tempfile.TemporaryDirectory(dir=module.tmpdir) as scratch:
+                folder = Path(scratch) / "context"
+                if values["context"]:
+                    staged(Path(values["context"]), folder, values["excluded"])
+                else:
+                    folder.mkdir()
+                    put_together(folder, values["dockerfile"], values["files"])
+                problem = build(values["name"], inputs, str(folder))
     except OSError as error:
         module.fail_json(msg=f"{error}")
     if problem is not None:

@@ -28,6 +28,9 @@ description:
     as it is and is named in the result.
   - What stood there is kept in I(backup), byte for byte, and a manifest says what was found and what was delivered. It
     is written before the files that it describes, so that a run can be killed at any time.
+  - A delivered file that was changed, acknowledged and so replaced is kept there, too; what stood there first stays the
+    original that is put back. A file to patch is somebody else's further on, and its original is what was patched.
+  - No link is followed, be it a file or a folder on the way to it.
   - A delivered file that is not wanted any more is taken back.
   - With I(state=restored) everything that the manifest names is taken back. A file that was changed after its delivery
     is kept and named, unless its content was acknowledged; then a copy of it stays in I(backup).
@@ -230,9 +233,10 @@ class Delivery:
         plan = Plan()
         for name in sorted({*self.files, *self.patches, *self.manifest.files}):
             path = self.base / name
-            if (path.exists() or path.is_symlink()) and not stat.S_ISREG(path.lstat().st_mode):
+            other = (path.exists() or path.is_symlink()) and not stat.S_ISREG(path.lstat().st_mode)
+            if other or self.linked(name):
                 if self.restored:
-                    plan.kept[name] = "no regular file"
+                    plan.kept[name] = "no regular file, or its folder is a link"
                 else:
                     plan.odd.append(name)
                 continue
@@ -244,6 +248,11 @@ class Delivery:
             elif entry and (self.restored or name.split("/")[0] in {wanted.split("/")[0] for wanted in self.files}):
                 self.plan_back(plan, name, found, entry)
         return plan
+
+    def linked(self, name: str) -> bool:
+        """Whether a link leads to the file's folder. The bot's own folder may be one."""
+        inner = [self.base / parent for parent in Path(name).parents][:-2]
+        return any(folder.is_symlink() for folder in inner)
 
     def plan_file(self, plan: Plan, name: str, found: bytes | None, entry: Entry | None) -> None:
         wanted = self.files[name].encode("utf-8", "surrogateescape")
@@ -259,7 +268,8 @@ class Delivery:
         source = read(self.backup / str(entry.original)) if ours and entry else found
         wanted = None if source is None else with_patch(source, self.patches[name])
         if wanted is None:
-            if found is None or self.acknowledged.get(name) != checksum(found):
+            # The checksum of nothing says that there is no such file.
+            if self.acknowledged.get(name) != checksum(found or b""):
                 plan.unpatched[name] = checksum(found) or ""
         elif wanted != found:
             plan.write[name] = wanted
@@ -285,10 +295,14 @@ class Delivery:
             self.manifest.files[name] = self.noted(name, content)
         self.manifest.folders = sorted({*self.manifest.folders, *self.folders(plan)})
         self.save()
-        for name in self.folders(plan):
-            (self.base / name).mkdir()
-            os.chmod(self.base / name, 0o755)
-            os.chown(self.base / name, self.uid, self.gid)
+        missing = self.folders(plan)
+        for folder in (self.base / name for name in self.manifest.folders):
+            if str(folder.relative_to(self.base)) in missing:
+                folder.mkdir()
+            # One that is empty may be a killed run's, which made it for root.
+            if folder.is_dir() and not any(folder.iterdir()):
+                os.chmod(folder, 0o755)
+                os.chown(folder, self.uid, self.gid)
         for name, content in plan.write.items():
             there = self.attributes(name)
             write(self.base / name, content, there.mode, there.uid, there.gid)
@@ -312,7 +326,10 @@ class Delivery:
         found, entry = read(self.base / name), self.manifest.files.get(name)
         delivered = [*(entry.delivered if entry else []), str(checksum(content))]
         unique = list(dict.fromkeys(delivered))
-        if entry and (found is None or checksum(found) in [entry.before, *entry.delivered]):
+        ours = entry is not None and (found is None or checksum(found) in [entry.before, *entry.delivered])
+        if entry and (ours or name in self.files):
+            if found is not None and not ours:
+                self.keep(name, found)
             return replace(entry, delivered=unique)
         original = None if found is None else self.keep(name, found)
         return replace(self.attributes(name), before=checksum(found), original=original, delivered=unique)
@@ -377,7 +394,10 @@ class Delivery:
 
 def refusal(plan: Plan, base: Path) -> str:
     """What stands in the way, all of it at once."""
-    lines = [f"{base / name} is no regular file; expected one, or nothing." for name in plan.odd]
+    lines = [
+        f"{base / name} is no regular file, or its folder is a link; expected a file in the bot's own folder, or nothing."
+        for name in plan.odd
+    ]
     lines += [
         f"{base / name} has a content that is not known here (sha256 {found}); expected nothing there, a published "
         "version, or what an earlier run delivered."

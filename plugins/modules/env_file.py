@@ -43,7 +43,8 @@ options:
       - Where the original is kept, mode 0600, from before the first change on; it is never overwritten. Which keys were
         changed since stands beside it, in a file with C(.json) behind its name. The folder must exist.
       - Where a file was restored, changed by somebody else and is now set again, what it was in between is kept beside
-        the first original, with C(.2), C(.3) and so on behind its name.
+        the first original, with C(.2), C(.3) and so on behind its name. So is a file in which somebody else changed keys
+        that were set here, before they are set again or taken back.
     type: path
   create: {description: Whether a file that is not there is made., type: bool, default: false}
   owner: {description: Owner of a file that is made., type: str}
@@ -80,15 +81,19 @@ kept_changes:
   description: Whether somebody else changed the file since the backup; these changes are kept.
   returned: success
   type: bool
+kept_copy:
+  description: Where the file is kept as it was, because somebody else had changed keys that are now set or taken back.
+  returned: success
+  type: str
 """
 
 import difflib
+import hashlib
 import itertools
 import json
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,6 +261,12 @@ def settings(content: bytes | None, keys: Iterable[str]) -> dict[str, list[bytes
     return found
 
 
+def checksum(content: bytes | None, keys: Iterable[str]) -> str:
+    """Of the settings of these keys."""
+    found = settings(content, sorted(keys)) if content is not None else {}
+    return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
 def changed_keys(before: bytes | None, after: bytes | None, keys: Iterable[str]) -> list[str]:
     old, new = settings(before, keys), settings(after, keys)
     return sorted(key for key in old if old[key] != new[key])
@@ -290,22 +301,28 @@ def current(path: Path) -> bytes | None:
         return None
 
 
+def scratch_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
 def put(module: AnsibleModule, path: Path, content: bytes, made: Mapping[str, Any] | None = None) -> None:
     """Replace a file, or make it with these attributes; at no moment is it half written or open to others."""
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    scratch = scratch_of(path)
+    scratch.unlink(missing_ok=True)
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         if path.exists():
-            module.atomic_move(scratch, str(path))
+            module.atomic_move(str(scratch), str(path))
         else:
-            attributes = {"owner": None, "group": None, "mode": "0600", **(made or {}), "path": scratch}
+            attributes = {"owner": None, "group": None, "mode": "0600", **(made or {}), "path": str(scratch)}
             module.set_fs_attributes_if_different(module.load_file_common_arguments(attributes), False)
             os.rename(scratch, path)
     finally:
-        Path(scratch).unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
 
 
 class Backup:
@@ -321,25 +338,36 @@ class Backup:
             module.fail_json(msg=f"{self.record} is not JSON ({error}); expected the keys that were changed. Put it back.")
         self.original: str | None = noted.get("original")
         self.keys: set[str] = set(noted.get("keys", []))
+        # A checksum of what these keys were set to.
+        self.left: str | None = noted.get("left")
 
-    def note(self, keys: Collection[str]) -> None:
-        text = json.dumps({"original": self.original, "keys": sorted(keys)}, indent=2)
-        put(self.module, self.record, f"{text}\n".encode())
+    def note(self, keys: Collection[str], after: bytes | None) -> None:
+        noted = {"original": self.original, "keys": sorted(keys), "left": checksum(after, keys)}
+        content = f"{json.dumps(noted, indent=2)}\n".encode()
+        if content != current(self.record):
+            put(self.module, self.record, content)
 
-    def keep(self, content: bytes | None, keys: Collection[str]) -> None:
-        """Before a file is changed: keep it unless it holds changes already, and note the keys."""
+    def begin(self, content: bytes | None, after: bytes | None, keys: Collection[str]) -> None:
+        """Before a file is set: keep it unless it holds changes already, and note the keys."""
         if not self.keys:
-            self.original = None if content is None else self.kept(content)
-        if not self.keys.issuperset(keys):
-            self.note(self.keys.union(keys))
+            self.original = None if content is None else self.keep(content)
+        self.note(self.keys.union(keys), after)
 
-    def kept(self, content: bytes) -> str:
-        """The name of the file that holds this original; an earlier one is not overwritten."""
+    def place(self, content: bytes) -> Path:
+        """Where this content is kept, or is to be; an earlier one is not overwritten."""
         names = itertools.chain([self.path], (Path(f"{self.path}.{number}") for number in itertools.count(2)))
-        path = next(path for path in names if current(path) in (None, content))
+        return next(path for path in names if current(path) in (None, content))
+
+    def keep(self, content: bytes) -> str:
+        """Keep a content; the name of its file."""
+        path = self.place(content)
         if not path.exists():
             put(self.module, path, content)
         return path.name
+
+    def overruled(self, content: bytes | None) -> bool:
+        """Whether somebody else changed what was set, and is about to lose that."""
+        return content is not None and bool(self.keys) and checksum(content, self.keys) != self.left
 
     def restored(self, content: bytes | None) -> tuple[bytes | None, bool]:
         """The file as it should be (None: not there), and whether it keeps somebody else's changes."""
@@ -424,6 +452,8 @@ def run(module: AnsibleModule) -> None:
     restore = backup if module.params["state"] == "restored" else None
     if module.params["state"] == "restored" and not backup:
         module.fail_json(msg="backup is not given; expected where the original is kept. Say what state: present was told.")
+    if restore and not path.parent.is_dir():
+        module.exit_json(changed=False, changed_keys=[], referring_keys=[], kept_changes=False, kept_copy="")
     before = current(path)
     kept = False
     if restore:
@@ -436,20 +466,28 @@ def run(module: AnsibleModule) -> None:
     else:
         after = updated(before or b"", {**values, **secrets}, absent)
     changed = changed_keys(before, after, named)
+    copy = backup.place(before) if backup and before not in (None, after) and backup.overruled(before) else None
+    if not module.check_mode:
+        # What a killed run left may hold a secret.
+        for one in (path, *((backup.path, backup.record) if backup else ())):
+            scratch_of(one).unlink(missing_ok=True)
     if before != after and not module.check_mode:
+        if backup and copy and before is not None:
+            backup.keep(before)
         if backup and not restore:
-            backup.keep(before, changed)
+            backup.begin(before, after, changed)
         if after is None:
             path.unlink()
         else:
             put(module, path, after, {name: module.params[name] for name in ("owner", "group", "mode")})
     if restore and restore.keys and not module.check_mode:
-        restore.note([])
+        restore.note([], None)
     module.exit_json(
         changed=before != after,
         changed_keys=changed,
         referring_keys=referring_keys(after, changed),
         kept_changes=kept,
+        kept_copy=str(copy or ""),
         diff={
             "before_header": str(path),
             "after_header": str(path),

@@ -6,12 +6,13 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 
-BOT_ID, OTHER_BOT, DYNAMIC = "bot_id", "other_bot", "dynamic"
+BOT_ID, OTHER_BOT, TABLE, DYNAMIC = "bot_id", "other_bot", "table", "dynamic"
 SQLITE, CONNECTION, SESSION = "sqlite", "connection", "session"
 PASSWORD, UNREAD = "password", "unread"
 KINDS = {
     BOT_ID: "statement without bot_id",
     OTHER_BOT: "another bot's id",
+    TABLE: "change of a table itself",
     DYNAMIC: "statement that cannot be judged",
     SQLITE: "direct SQLite use",
     CONNECTION: "connection that bypasses PgBouncer",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from . import settings
 from .finding import DYNAMIC, UNREAD, Problem
 from .statements import LEGACY, SCHEMA_OF, judge
-from .texts import MORE, Hole, Scope, Text, Texts, Version, dotted
+from .texts import MORE, Hole, Scope, Text, Texts, Version, assignment, dotted, name_of
 
 # Calls that hand a text to a database, and where among the arguments it is.
 SINKS = {
@@ -20,15 +20,21 @@ SINKS = {
 }
 # `execute` is also what trading programs call their orders: of these a text that is not seen says nothing.
 PLAIN_SINKS = {"execute", "executemany", "executescript", "copy_expert", "stream"}
+# A session may fetch from the web.
+FETCHES = {"fetch", "fetchrow", "fetchval", "fetch_all", "fetch_one"}
 RECEIVER = re.compile(
     r"(?:^|[_.])(?:c|cur|curs|cursor|con|conn|connection|db|database|session|engine|tx|transaction|pg|pool)\d*(?:\(\))?$"
 )
+# Calls that give a cursor or a connection, whatever it is called.
+GIVE_HANDLES = {"cursor", "connect", "acquire", "begin", "getconn"}
 DATABASE_CALLS = {"execute_values", "execute_batch", "read_sql", "read_sql_query"}
 # Calls whose texts are for people.
 MESSAGES = {"debug", "info", "warning", "warn", "error", "exception", "critical", "log", "print", "fail", "notify"}
 MESSAGES |= {"send_message", "send_alert", "add_argument", "ArgumentParser", "input", "echo", "fatal", "write"}
 # Calls that make statements of their own for a table, and where its name is.
-TABLE_CALLS = {"to_sql": 0, "read_sql_table": 0, "copy_from": 1, "copy_records_to_table": 0, "Table": 0}
+TABLE_CALLS = {"to_sql": 0, "read_sql_table": 0, "read_sql": 0, "copy_from": 1, "copy_records_to_table": 0, "Table": 0}
+# What a class of an ORM calls its table: SQLAlchemy, Django, Peewee.
+TABLE_NAMES = {"__tablename__", "db_table", "table_name"}
 
 
 def problems_of(content: bytes, own: frozenset[str]) -> list[Problem]:
@@ -68,6 +74,7 @@ class Source:
         self.texts = Texts(tree)
         self.own = own
         self.drivers = settings.postgres_names(tree)
+        self.handles = handles_of(tree)
         self.found: list[Problem] = []
         # Names that were handed to a database.
         self.certain: set[tuple[int, str]] = set()
@@ -192,18 +199,28 @@ class Source:
         receiver = dotted(call.func.value) if isinstance(call.func, ast.Attribute) else ""
         if receiver.endswith("?"):
             receiver = "cursor" if isinstance(call.func, ast.Attribute) and is_cursor(call.func.value) else ""
-        if function in DATABASE_CALLS or (function in PLAIN_SINKS and RECEIVER.search(receiver.lower())):
+        if function in DATABASE_CALLS or self.is_handle(receiver, function):
             shown = Hole(node.func if isinstance(node, ast.Call) else node).label
+            # A name says nothing of what it is given.
+            given = []
+            if isinstance(node, ast.Name) and (holder := scope.holder(node.id)):
+                given = [ast.dump(event.value) for event in holder.events.get(node.id, [])]
             self.found.append(
                 Problem(
                     DYNAMIC,
                     call.lineno,
-                    f"{function} {ast.dump(node)}",
+                    " ".join([function, ast.dump(node), *given]),
                     f"cannot be judged, the whole statement is put together at run time: {function}({shown})",
                     "Write the statement itself here, with `bot_id = %s` in it; or make sure that it names the bot, and"
                     " accept it by name.",
                 )
             )
+
+    def is_handle(self, receiver: str, function: str) -> bool:
+        """Whether this call is one of a cursor or a connection."""
+        known = function in PLAIN_SINKS or (function in FETCHES and not receiver.lower().endswith("session"))
+        named = RECEIVER.search(receiver.lower()) is not None or receiver.split(".")[-1] in self.handles
+        return known and named
 
     def table(self, call: ast.Call, function: str, scope: Scope) -> None:
         position = TABLE_CALLS[function]
@@ -238,7 +255,7 @@ class Source:
                 used = self.loads.get(place, []) + (self.attributes.get(name, []) if scope.kind == "class" else [])
                 fragment = bool(used) and all(load in self.texts.consumed for load in used)
                 for version in self.texts.versions(scope, name):
-                    if name == "__tablename__":
+                    if name in TABLE_NAMES and scope.kind == "class":
                         self.generated(version.least.literal or "", version.node.lineno, "an ORM")
                     self.found += settings.text_problems(version.most, version.node.lineno)
                     if not fragment:
@@ -250,6 +267,19 @@ class Source:
             # Only what may be added to it names the bot.
             least = self.judged(version.least + MORE, version.node, certain)
         self.found += least
+
+
+def handles_of(tree: ast.Module) -> set[str]:
+    """What the source calls its cursors and connections."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        targets, value = assignment(node) if isinstance(node, ast.stmt) else ([], None)
+        if isinstance(node, ast.withitem) and node.optional_vars:
+            targets, value = [node.optional_vars], node.context_expr
+        value = value.value if isinstance(value, ast.Await) else value
+        if isinstance(value, ast.Call) and dotted(value.func).split(".")[-1] in GIVE_HANDLES:
+            found |= {name_of(target) for target in targets} - {""}
+    return found
 
 
 def is_cursor(node: ast.AST) -> bool:

@@ -11,7 +11,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from .finding import BOT_ID, DYNAMIC, OTHER_BOT, SESSION, masked
+from .finding import BOT_ID, DYNAMIC, OTHER_BOT, SESSION, TABLE, masked
 from .texts import Text
 
 # sqlglot logs the statements that it does not know, and a statement may hold a secret.
@@ -42,6 +42,20 @@ EXPLAIN = re.compile(r"\s*EXPLAIN\b(?:\s+(?:ANALYZE|VERBOSE)\b|\s*\([^)]*\))*", 
 TABLES = "|".join(sorted({*SCHEMA_OF, *LEGACY}))
 TOUCH = re.compile(
     rf'\b(?:FROM|INTO|UPDATE|JOIN|TRUNCATE|TABLE|COPY|ONLY|,)\s+(?:"?\w+"?\.)?"?(?:{TABLES}|_hole_\d+_)\b', re.I
+)
+# What makes, changes, drops or locks a table of all bots; a DO hides what it does.
+DEFINITION = re.compile(
+    r"""(?:\A|;)(?:\s|--[^\n]*\n|/\*.*?\*/)*
+    (?P<verb>(?:CREATE(?!\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP)|ALTER|DROP|LOCK)\b(?=(?P<one>[^;]*))|DO\b(?=(?P<all>.*)))""",
+    re.I | re.S | re.X,
+)
+DEFINED = re.compile(
+    rf'(?:\b(?:TABLE|EXISTS|ON|ONLY|FROM|INTO|UPDATE|JOIN)\s+|,\s*|\A\s*)(?:"?(\w+)"?\.)?"?({TABLES}|_hole_\d+_)\b',
+    re.I,
+)
+# Without capitals it is a statement where its columns are a list, and not words.
+LOWER = re.compile(
+    r"[*=(]|%s|\?|_hole_|\s*delete\s+from\s|\s*select\s+(?:distinct\s+)?[\w.]+(?:\s*,\s*[\w.]+)*\s+from\s"
 )
 # `?` is an operator of JSONB where a value follows it.
 PLACEHOLDER = re.compile(
@@ -97,17 +111,41 @@ def judge(text: Text, own: frozenset[str], certain: bool) -> list[Judgement]:
         if (certain or (what.startswith("an advisory") and sql.lstrip()[:6].isupper()))
         and re.match(pattern, sql, re.I | re.S)
     ]
-    if not sounds_like_sql(sql, certain) or not TOUCH.search(sql):
+    defined = definition(sql, certain)
+    found += [defined] if defined else []
+    # Others may stand before it, such as BEGIN.
+    if not (certain or sounds_like_sql(sql)) or not TOUCH.search(sql):
         return found
     statement = Statement(EXPLAIN.sub("", sql, count=1), labels)
-    return found + (statement.judged(own) if statement.trees else [statement.undecided("it cannot be parsed")])
+    if statement.trees:
+        return found + statement.judged(own)
+    return found or [statement.undecided("it cannot be parsed")]
 
 
-def sounds_like_sql(sql: str, certain: bool) -> bool:
+def definition(sql: str, certain: bool) -> Judgement | None:
+    """What is done to a table itself, where it is one of all bots."""
+    for match in DEFINITION.finditer(sql):
+        if not certain and not match["verb"].isupper():
+            continue
+        for schema, name in DEFINED.findall(match["one"] or match["all"] or ""):
+            known = schema.lower() in UNQUALIFIED or SCHEMA_OF.get(name.lower()) == schema.lower()
+            if HOLE.search(f"{schema}.{name}".lower()) or known:
+                shown = "a table that is put in at run time" if HOLE.search(name.lower()) else f"table {name.lower()}"
+                return Judgement(
+                    TABLE,
+                    " ".join(sql.split()),
+                    f"{match['verb'].upper()} of {shown}: the tables hold the rows of all bots, and the migrations make them."
+                    " PostgreSQL refuses it to a bot with a role of its own, and obeys one that shares trading_user.",
+                    "Take it out: phase 2 has made the tables and their indexes.",
+                )
+    return None
+
+
+def sounds_like_sql(sql: str) -> bool:
     verb = VERB.match(sql)
-    if not verb or certain or verb[1].isupper():
+    if not verb or verb[1].isupper():
         return bool(verb)
-    return verb[1].islower() and re.search(r"[*=(]|%s|\?|_hole_", sql) is not None
+    return verb[1].islower() and LOWER.search(sql) is not None
 
 
 @dataclass

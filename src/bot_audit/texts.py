@@ -67,6 +67,8 @@ class Text:
 
 # Doubling a text a few dozen times would fill the memory. No statement is that long.
 LONGEST = 50_000
+# Calls that read the environment.
+READS = re.compile(r"(?:^|\.)(?:getenv|environ\.get|env|env\.\w+|config)$")
 # What may yet be added to a text.
 MORE = Text((" ", Hole()))
 
@@ -387,14 +389,24 @@ def bindings(tree: ast.Module) -> Iterator[tuple[str, ast.expr, int]]:
         if isinstance(node, ast.stmt):
             targets, value = assignment(node)
             for target in targets:
-                if value is not None and (name := name_of(target)):
-                    yield name, value, node.lineno
+                for one, given in paired(target, value):
+                    if name := name_of(one):
+                        yield name, given, node.lineno
         if isinstance(node, ast.Call):
             for keyword in node.keywords:
                 if keyword.arg:
                     yield keyword.arg, keyword.value, keyword.value.lineno
             if fallback := environment(node):
                 yield fallback[0], fallback[1], node.lineno
+            if isinstance(node.func, ast.Attribute) and node.func.attr == "setdefault" and len(node.args) == 2:
+                variable = constant_text(node.args[0])
+                yield variable, node.args[1], node.lineno
+        if isinstance(node, ast.BoolOp):
+            # os.getenv("X") or "..." names the variable, too.
+            first = node.values[0]
+            if isinstance(first, ast.Call) and READS.search(dotted(first.func)) and first.args:
+                for value in node.values[1:]:
+                    yield constant_text(first.args[0]), value, node.lineno
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
                 if isinstance(key, ast.Constant) and isinstance(key.value, str):
@@ -409,12 +421,28 @@ def bindings(tree: ast.Module) -> Iterator[tuple[str, ast.expr, int]]:
                 yield argument.arg, default, default.lineno
 
 
+def paired(target: ast.expr, value: ast.expr | None) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """Each target with each value that it may be given: a, b = 1, 2 gives two names, and x = y or z one of two values."""
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+        for one, given in zip(target.elts, value.elts, strict=True):
+            yield from paired(one, given)
+    elif isinstance(value, ast.BoolOp):
+        for given in value.values:
+            yield target, given
+    elif value is not None:
+        yield target, value
+
+
 def name_of(target: ast.expr) -> str:
     """What a value is called that is assigned to this: x, self.x and d["x"] are all x."""
     match target:
         case ast.Name(id=name) | ast.Attribute(attr=name) | ast.Subscript(slice=ast.Constant(value=str() as name)):
             return name
     return ""
+
+
+def constant_text(node: ast.expr) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def dotted(node: ast.AST) -> str:
@@ -426,8 +454,7 @@ def dotted(node: ast.AST) -> str:
 
 def environment(call: ast.Call) -> tuple[str, ast.expr] | None:
     """(variable, fallback) of os.getenv("X", fallback) and its likes."""
-    function = dotted(call.func)
-    if not re.search(r"(?:^|\.)(?:getenv|environ\.get|env|env\.\w+|config)$", function) or not call.args:
+    if not READS.search(dotted(call.func)) or not call.args:
         return None
     variable = call.args[0]
     fallbacks = call.args[1:2] + [keyword.value for keyword in call.keywords if keyword.arg == "default"]

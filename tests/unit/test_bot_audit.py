@@ -85,6 +85,7 @@ SOURCES: dict[str, tuple[str, list[str]]] = {
     "dedent": ('c.execute(textwrap.dedent("""\n  SELECT * FROM trades"""))', ["bot_id"]),
     "a default": ('def f(q="SELECT * FROM trades"):\n    c.execute(q)', ["bot_id"]),
     "a dict": ('Q = {"all": "SELECT * FROM trades"}', ["bot_id"]),
+    "in small letters": ('f("select id, symbol from trades")\nf("delete from fills")', ["bot_id", "bot_id"]),
     "a call of one's own": ('self._fetch("SELECT * FROM trades WHERE id = %s", (1,))', ["bot_id"]),
     "several": ('c.executescript("SELECT 1 FROM trades; DELETE FROM fills WHERE bot_id = 1")', ["bot_id"]),
     "twice": ('c.execute("DELETE FROM fills")\nc.execute("DELETE  FROM fills")', ["bot_id", "bot_id"]),
@@ -99,10 +100,21 @@ SOURCES: dict[str, tuple[str, list[str]]] = {
     "a call": ("cursor.execute(build(x))", ["dynamic"]),
     "a file": ('conn.cursor().execute(open("x.sql").read())', ["dynamic"]),
     "a name from a call": ("q = build()\ncur.execute(q)", ["dynamic"]),
+    "a cursor of another name": ("with conn.cursor() as k:\n    k.execute(build(x))", ["dynamic"]),
+    "a cursor of a class": ("self.k = conn.cursor()\nself.k.execute(build(x))", ["dynamic"]),
+    "a connection of a pool": (
+        "async def f(p):\n    async with p.acquire() as a:\n        await a.fetchrow(build(x))",
+        ["dynamic"],
+    ),
+    "an awaited one": ("async def f():\n    a = await asyncpg.connect(d)\n    await a.fetch(build(x))", ["dynamic"]),
+    "what is fetched elsewhere": ("session.fetch(url(x))\nexchange.fetch(order(x))", []),
     "a parameter": ("def f(q):\n    cur.execute(q)", []),
     "a constant of another module": ("cur.execute(queries.ALL)", []),
     "what is no cursor": ("self.execute(decide(x))\nexecutor.execute(order(x))\nstrategy.execute(signal())", []),
     "an ORM": ('class T(Base):\n    __tablename__ = "trades"', ["dynamic"]),
+    "Django": ('class T(Model):\n    class Meta:\n        db_table = "trades"', ["dynamic"]),
+    "a name of a table": ('def f():\n    table_name = "trades"', []),
+    "a data frame of a table": ('pd.read_sql("trades", con)', ["dynamic"]),
     "a data frame": ('df.to_sql("trades", con)', ["dynamic"]),
     "a data frame of one's own": ('df.to_sql("features", con)', []),
     "a table of SQLAlchemy": ('from sqlalchemy import Table\nt = Table("trades", meta)', ["dynamic"]),
@@ -206,10 +218,14 @@ def test_a_source(source: str, expected: list[str]) -> None:
         'URL = "redis://:{}@redis:6379/0"',
         'URL = f"amqp://bot:{}@{{host}}/"',
         'D = "host=pgbouncer port=6432 user=bot password={}"',
+        'user, password = "bot", "{}"',
+        'password = os.getenv("POSTGRES_PASSWORD") or "{}"',
+        'connect(os.environ.get("POSTGRES_PASSWORD") or "{}")',
+        'os.environ.setdefault("POSTGRES_PASSWORD", "{}")',
     ],
 )
 def test_a_password_is_found_and_never_shown(source: str) -> None:
-    assert kinds(source.format(SECRET)) == ["password"]
+    assert {*kinds(source.format(SECRET))} == {"password"}
 
 
 @pytest.mark.parametrize(
@@ -284,6 +300,15 @@ def test_a_name_survives_other_lines_and_spaces_but_no_other_statement() -> None
     assert names(audit({"b.py": source})) != [name]
 
 
+def test_a_statement_made_in_another_way_has_another_name() -> None:
+    """To accept one that cannot be judged is not to accept all that bear the same variable's name."""
+    source = "def f():\n    q = build(x)\n    cur.execute(q)\n"
+    (name,) = names(audit({"a.py": source}))
+    more = "def g():\n    q = build(y)\n    cur.execute(q)\n"
+    assert len(names(audit({"a.py": source + more}, accepted=[name]))) == 1
+    assert names(audit({"a.py": "\n" + source}, accepted=[name])) == []
+
+
 def test_a_statement_that_stands_twice_is_one_finding() -> None:
     found = audit({"a.py": 'c.execute("DELETE FROM trades")\n\nc.execute("DELETE FROM trades")'})
     assert [finding.lines for finding in found.findings] == [(1, 3)]
@@ -352,6 +377,7 @@ def legacy(bot: str) -> Counter[tuple[str, str]]:
             {
                 ("database/trade_database.py", "sqlite"): 1,
                 ("database/trade_database.py", "bot_id"): 10,
+                ("database/trade_database.py", "table"): 1,
                 ("main.py", "sqlite"): 1,
                 ("main.py", "dynamic"): 2,
             },
@@ -374,6 +400,7 @@ DELIVERED = {
     "shortseller/src/database/trade_logger.py": {"dynamic": GENERIC},
     "momentum/database/trade_database.py": {
         "sqlite": "the legacy class raises SQLite's exceptions, and its backup() writes a SQLite file",
+        "table": "the tables of that file",
         "dynamic": GENERIC,
     },
 }

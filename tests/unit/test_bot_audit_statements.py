@@ -63,7 +63,9 @@ GOOD_SQL = {
     "COPY": "COPY trading.trades (bot_id, trade_id) FROM STDIN",
     "an operator of JSONB": "SELECT metadata ? 'legacy' FROM trading.trades WHERE bot_id = %s AND note LIKE '%%x?'",
     "comments": "-- all of them\nSELECT * /* really */ FROM trading.trades WHERE bot_id = %s -- ?",
-    "DDL": "CREATE TABLE IF NOT EXISTS trades (id INTEGER PRIMARY KEY); CREATE INDEX a ON trades (id)",
+    "DDL of one's own": "CREATE TABLE IF NOT EXISTS features (trades INTEGER); CREATE INDEX a ON features (trades)",
+    "DDL of another schema": "DROP TABLE scratch.trades",
+    "a transaction": "BEGIN; UPDATE trades SET a = 1 WHERE bot_id = %s; COMMIT",
     "a transaction's setting": "SET LOCAL statement_timeout = '1s'",
     "a transaction's lock": "SELECT pg_advisory_xact_lock(1)",
     "a transaction's table": "CREATE TEMP TABLE x (id int) ON COMMIT DROP",
@@ -73,6 +75,28 @@ GOOD_SQL = {
 @pytest.mark.parametrize("sql", GOOD_SQL.values(), ids=GOOD_SQL)
 def test_a_statement_that_names_the_bot(sql: str) -> None:
     assert executed(sql) == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("CREATE TABLE IF NOT EXISTS trades (id INTEGER PRIMARY KEY)", "CREATE of table trades"),
+        ('CREATE UNIQUE INDEX a ON "trading"."trades" (id)', "CREATE of table trades"),
+        ("ALTER TABLE ONLY trading.fills ADD COLUMN a int", "ALTER of table fills"),
+        ("drop table features, trades", "DROP of table trades"),
+        ("SELECT 1; -- now\nDROP TABLE IF EXISTS trading.orders", "DROP of table orders"),
+        ("LOCK positions IN EXCLUSIVE MODE", "LOCK of table positions"),
+        ("DO $$ BEGIN PERFORM 1; DELETE FROM trading.trades; END $$", "DO of table trades"),
+    ],
+)
+def test_a_change_of_a_table_itself(sql: str, said: str) -> None:
+    (found,) = executed(sql)
+    assert (found.kind, found.why.split(":")[0]) == ("table", said)
+
+
+def test_a_statement_behind_others() -> None:
+    (found,) = executed("BEGIN; DELETE FROM trading.trades; COMMIT")
+    assert found.kind == "bot_id"
 
 
 # Statement, and what to write instead.

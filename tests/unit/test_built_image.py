@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from plugins.modules import built_image
 
+EXCLUDED = [".env", "outbox"]
 IGNORED = [".env", "data", "database/trade_database.py"]
 
 
@@ -41,6 +43,36 @@ def test_what_is_a_reason_to_build_again(change: Callable[[Path], object], other
     before = built_image.of_folder(context, IGNORED)
     change(context)
     assert (built_image.of_folder(context, IGNORED) != before) is other
+
+
+def test_no_secret_is_handed_to_docker_and_all_else_is(context: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (context / "outbox").mkdir()
+    (context / "outbox/momentum_001.outbox").write_text("trades")
+    (context / "main.py").chmod(0o750)
+    (context / "link").symlink_to("/etc/hostname")
+    (context / ".dockerignore").write_text("data\n")
+    os.mkfifo(context / "pipe")
+    folder = tmp_path_factory.mktemp("stage") / "context"
+    built_image.staged(context, folder, EXCLUDED)
+    assert (folder / ".env").read_text() == ""
+    assert not (folder / "outbox").exists()
+    assert not (folder / "pipe").exists()
+    assert os.readlink(folder / "link") == "/etc/hostname"
+    assert (folder / "main.py").stat().st_mode & 0o777 == 0o750
+    for name in ("Dockerfile", "main.py", "database/trade_database.py", "data/trading.db", ".git/HEAD", ".dockerignore"):
+        assert (folder / name).read_bytes() == (context / name).read_bytes()
+    assert (context / ".env").read_text() == ".env"
+
+
+def test_file_that_a_running_bot_removes_stops_nothing(
+    context: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names are read first, the files after that."""
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: [*real(folder), "trading.db-journal"])
+    built_image.of_folder(context, IGNORED)
+    built_image.copied(str(context / "gone"), str(tmp_path_factory.mktemp("stage") / "gone"))
+    assert built_image.is_odd(str(context / "gone"))
 
 
 def test_context_can_be_read_by_whoever_runs_the_image(context: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -57,18 +57,22 @@ def test_several_files_and_a_service_of_another_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "promised"),
+    ("text", "line", "path"),
     [
-        ("services:\n  bot: {extends: {file: base.yml, service: any}}\n", "line 2: `extends` names /srv/base.yml, which is not among"),
-        ("include:\n  - more.yml\nservices: {}\n", "line 2: `include` names /srv/more.yml, which is not among"),
-        ("include: [{path: [more.yml]}]\n", "line 1: `include` names /srv/more.yml, which is not among"),
-        (f"services:\n  bot: {{environment: [PASSWORD={SECRET}\n", "line 3: expected ',' or ']'"),
+        ("services:\n  bot: {extends: {file: base.yml, service: any}}\n", 2, "/srv/base.yml"),
+        ("include:\n  - more.yml\nservices: {}\n", 2, "/srv/more.yml"),
+        ("include: [{path: [more.yml]}]\n", 1, "/srv/more.yml"),
     ],
 )
-def test_what_cannot_be_told_is_an_error(text: str, promised: str) -> None:
+def test_file_that_is_not_given_is_told(text: str, line: int, path: str) -> None:
+    (one,) = compose_shadowed_keys({FILE: text}, ["bot"], KEYS)
+    assert one == {"file": FILE, "line": line, "service": "bot", "key": "", "unread": path}
+
+
+def test_what_is_no_yaml_is_an_error_that_quotes_nothing() -> None:
     with pytest.raises(AnsibleFilterError) as caught:
-        found(text)
-    assert f"{FILE}, {promised}" in str(caught.value)
+        found(f"services:\n  bot: {{environment: [PASSWORD={SECRET}\n")
+    assert f"{FILE}, line 3: expected ',' or ']'" in str(caught.value)
     assert SECRET not in str(caught.value)
 
 
@@ -77,7 +81,7 @@ def test_env_files_behind_the_bots_own() -> None:
     others = {"/srv/common.env": "BOT_ID=x\n", "/srv/late.env": "# BOT_ID\n export POSTGRES_HOST = x\nTZ=UTC\n"}
     assert compose_env_files({FILE: text}, ["bot"]) == ["/srv/bot/.env", "/srv/common.env", "/srv/late.env"]
     shadows = compose_shadowed_keys({FILE: text}, ["bot"], KEYS, others)
-    assert shadows == [{"file": "/srv/late.env", "line": 2, "service": "bot", "key": "POSTGRES_HOST"}]
+    assert shadows == [{"file": "/srv/late.env", "line": 2, "service": "bot", "key": "POSTGRES_HOST", "unread": ""}]
     assert compose_env_files({FILE: "services:\n  bot: {env_file: .env}\n"}, ["bot"]) == ["/srv/.env"]
 
 

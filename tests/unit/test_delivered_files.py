@@ -191,6 +191,51 @@ def test_what_was_changed_after_its_delivery_is_kept_unless_acknowledged(base: P
     assert "changed since\n" in [copy.read_text() for copy in copies]
 
 
+def test_original_stays_the_first_one_when_a_changed_delivery_is_replaced(base: Path) -> None:
+    before = tree(base)
+    run(base)
+    name = "momentum/database/trade_database.py"
+    (base / name).write_text("import trading_db  # mine\n")
+    assert run(base).refused == {name: sha("import trading_db  # mine\n")}
+    run(base, acknowledged={name: sha("import trading_db  # mine\n")})
+    assert (base / name).read_text() == FILES[name]
+    back(base)
+    assert tree(base) == before
+    copies = (base.parent / "backups/applications/momentum/database").iterdir()
+    assert {copy.read_text() for copy in copies} == {LEGACY, "import trading_db  # mine\n"}
+
+
+def test_patched_file_that_was_developed_further_is_its_own_original(base: Path) -> None:
+    run(base)
+    (base / "lxalgo/main.py").write_text(f"{MAIN}# more\n")
+    run(base)
+    assert (base / "lxalgo/main.py").read_text() == f"{PATCHED}# more\n"
+    back(base)
+    assert (base / "lxalgo/main.py").read_text() == f"{MAIN}# more\n"
+
+
+def test_no_folder_behind_a_link_is_written_to(base: Path) -> None:
+    shared = base.parent / "shared"
+    (base / "momentum/database").rename(shared)
+    (base / "momentum/database").symlink_to(shared)
+    assert run(base).odd == ["momentum/database/trade_database.py"]
+    assert (shared / "trade_database.py").read_text() == LEGACY
+    (base / "momentum/database").unlink()
+    shared.rename(base / "momentum/database")
+    run(base)
+    (base / "momentum/database").rename(shared)
+    (base / "momentum/database").symlink_to(shared)
+    assert list(back(base).kept) == ["momentum/database/trade_database.py"]
+    assert (shared / "trade_database.py").read_text() == FILES["momentum/database/trade_database.py"]
+
+
+def test_bots_folder_may_be_a_link(base: Path) -> None:
+    (base / "momentum").rename(base.parent / "elsewhere")
+    (base / "momentum").symlink_to(base.parent / "elsewhere")
+    run(base)
+    assert (base.parent / "elsewhere/trading_db/__init__.py").read_text() == "VERSION = 1\n"
+
+
 def test_folder_that_was_made_stays_where_something_else_is_in_it(base: Path) -> None:
     run(base)
     (base / "lxalgo/database/__pycache__").mkdir()
@@ -217,7 +262,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
         return call
 
-    for target in ("os.replace", "os.unlink", "os.mkdir", "os.fsync"):
+    for target in ("os.replace", "os.unlink", "os.mkdir", "os.fsync", "os.chmod", "os.chown"):
         monkeypatch.setattr(target, guarded(getattr(os, target.split(".")[1])))
     for method in ("unlink", "mkdir"):
         monkeypatch.setattr(Path, method, guarded(getattr(Path, method)))
@@ -227,9 +272,15 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 @pytest.mark.parametrize("killed", [run, back])
 @pytest.mark.parametrize("after", [run, back])
 def test_killed_anywhere_the_next_run_ends_well(
-    killed: Callable[..., Any], after: Callable[..., Any], base: Path, monkeypatch: pytest.MonkeyPatch
+    killed: Callable[..., Any],
+    after: Callable[..., Any],
+    base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     before = tree(base)
+    mask = os.umask(0o077)
+    request.addfinalizer(lambda: os.umask(mask))
     for step in range(1000):
         if killed is back:
             run(base)
@@ -243,6 +294,7 @@ def test_killed_anywhere_the_next_run_ends_well(
         after(base)
         if after is run:
             assert contents(base) == FILES | {"lxalgo/main.py": PATCHED}, step
+            assert (base / "lxalgo/database").stat().st_mode & 0o777 == 0o755, step
             back(base)
         assert tree(base) == before, step
         if finished:
@@ -279,6 +331,8 @@ def test_patch_that_does_not_fit_is_named_and_the_file_stays(content: str, base:
 def test_patch_without_its_file_is_named(base: Path) -> None:
     (base / "lxalgo/main.py").unlink()
     assert run(base).unpatched == {"lxalgo/main.py": ""}
+    assert run(base, acknowledged={"lxalgo/main.py": sha("")}).unpatched == {}
+    assert not (base / "lxalgo/main.py").exists()
 
 
 def test_patch_of_a_file_without_a_last_line_end() -> None:

@@ -277,6 +277,7 @@ def test_backup_is_the_original_after_many_runs(call: Call, path: Path, tmp_path
         "changed_keys": [],
         "referring_keys": [],
         "kept_changes": True,
+        "kept_copy": "",
         "diff": {"before_header": str(path), "after_header": str(path), "before": "", "after": ""},
         "invocation": 0,
     }
@@ -344,6 +345,89 @@ def test_file_that_somebody_removed_comes_back(call: Call, path: Path) -> None:
     path.unlink()
     call(state="restored")
     assert path.read_bytes() == OLD
+
+
+def test_changed_keys_of_ours_are_kept_before_they_are_set_again_or_taken_back(
+    call: Call, path: Path, tmp_path: Path
+) -> None:
+    set_again(call, path)
+    assert call(**TASK | {"values": {"POSTGRES_HOST": "pgbouncer", "BOT_ID": "bot_002"}})["kept_copy"] == ""
+    rotated = path.read_bytes().replace(SECRET.encode(), b"r0tated").replace(b"LAST=x", b"LAST=y")
+    path.write_bytes(rotated)
+    assert call(**TASK, check=True)["kept_copy"] == f"{tmp_path}/backup.2"
+    assert call(**TASK)["kept_copy"] == f"{tmp_path}/backup.2"
+    assert (tmp_path / "backup.2").read_bytes() == rotated
+    assert (tmp_path / "backup.2").stat().st_mode & 0o777 == 0o600
+    changed = path.read_bytes().replace(b"pgbouncer", b"elsewhere")
+    path.write_bytes(changed)
+    assert call(state="restored")["kept_copy"] == f"{tmp_path}/backup.3"
+    assert (tmp_path / "backup.3").read_bytes() == changed
+    assert path.read_bytes() == OLD.replace(b"LAST=x", b"LAST=y\n")
+    assert (tmp_path / "backup").read_bytes() == OLD
+
+
+class Killed(BaseException):
+    """Not an error that any code handles."""
+
+
+def killed_at(step: int, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the module died before the given change of the disk."""
+    left = [step]
+
+    def guarded(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **keywords: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return real(*args, **keywords)
+
+        return call
+
+    with monkeypatch.context() as patch, patch_module_args(arguments):
+        for name in ("open", "fsync", "rename", "unlink", "chmod"):
+            patch.setattr(os, name, guarded(getattr(os, name)))
+        # The module's own cleaning up is killed with it.
+        patch.setattr(Path, "unlink", guarded(Path.unlink))
+        try:
+            env_file.main()
+        except Killed:
+            return True
+        except SystemExit:
+            return False
+    raise AssertionError
+
+
+@pytest.mark.parametrize("killed", [TASK, {"state": "restored"}], ids=["set", "restore"])
+def test_killed_anywhere_the_next_run_ends_well(
+    killed: dict[str, Any],
+    call: Call,
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"path": str(path), "backup": str(tmp_path / "backup")}
+    for step in range(100):
+        if killed is not TASK:
+            call(**TASK)
+        dead = killed_at(step, killed | places, monkeypatch)
+        capsys.readouterr()
+        assert path.read_bytes() in (OLD, NEW)
+        if step % 2:
+            set_again_or_still(call, path)
+        call(state="restored")
+        assert path.read_bytes() == OLD
+        assert (tmp_path / "backup").read_bytes() == OLD if (tmp_path / "backup").exists() else dead
+        assert {file.name for file in tmp_path.iterdir()} <= {".env", "backup", "backup.json"}, step
+        if not dead:
+            assert step > 10
+            return
+    pytest.fail("the run never came to its end")
+
+
+def set_again_or_still(call: Call, path: Path) -> None:
+    call(**TASK)
+    assert path.read_bytes() == NEW
 
 
 def test_links(call: Call, path: Path, tmp_path: Path) -> None:

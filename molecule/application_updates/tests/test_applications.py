@@ -24,7 +24,7 @@ ROLLBACK = "playbooks/rollback.yml"
 AUDIT = "playbooks/audit_bots.yml"
 BOTS = {"shortseller": "shortseller_001", "momentum": "momentum_001", "lxalgo": "lxalgo_001"}
 KEYS = {"BOT_ID", "POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"} | {
-    *("TRADING_DB_OUTBOX", "USE_POSTGRES")
+    *("TRADING_DB_OUTBOX", "USE_POSTGRES", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD")
 }
 LEGACY = "docker ps --format '{{.ID}} {{.Names}} {{.CreatedAt}}' | grep -E 'shortseller|momentum|lxalgo' | sort"
 
@@ -103,7 +103,9 @@ def test_env_files_have_the_keys_and_every_other_line_is_untouched(host: Any, ba
         password = passwords.split(f"BOT_PASSWORD_{bot.upper()}='")[1].split("'")[0]
         expected = {"BOT_ID": bot, "POSTGRES_HOST": "pgbouncer", "POSTGRES_PORT": "6432", "POSTGRES_DB": "trading_db"}
         expected |= {"POSTGRES_USER": bot, "POSTGRES_PASSWORD": password, "TRADING_DB_OUTBOX": "/var/lib/trading_db"}
-        assert settings == expected | ({"USE_POSTGRES": "true"} if folder == "momentum" else {})
+        redis = {"REDIS_HOST": "redis", "REDIS_PORT": "6379"}
+        redis["REDIS_PASSWORD"] = passwords.split("\nREDIS_PASSWORD='")[1].split("'")[0]
+        assert settings == expected | {"shortseller": redis, "momentum": {"USE_POSTGRES": "true"}}.get(folder, {})
 
         def others(text: bytes) -> list[bytes]:
             return [line for line in text.rstrip(b"\r\n").split(b"\n") if line.split(b"=")[0].decode() not in KEYS]
@@ -157,7 +159,11 @@ def test_phase_1_again_leaves_the_bots_services_alone(play: Any, host: Any, base
 def test_what_is_to_be_known_is_reported(host: Any, base: str) -> None:
     report = json.loads(host.file(f"{base}/database/reports/application_updates.json").content_string)
     assert report["to_settle"] == []
-    for words in (("docker-compose.yml, line", "POSTGRES_HOST of shortseller"), ("momentum_trading has", "/app/data")):
+    for words in (
+        ("docker-compose.yml, line", "POSTGRES_HOST of shortseller"),
+        ("momentum_trading has", "/app/data"),
+        ("/shortseller reads REDIS_PASSWORD",),
+    ):
         assert any(all(word in note for word in words) for note in report["to_know"]), words
 
 
