@@ -33,11 +33,6 @@ class TradingDB(Trades, Records):
         """
         return cls(Settings.from_environment())
 
-    @property
-    def trouble(self) -> str | None:
-        """Why nothing is delivered at the moment, None if all is well: a read would wait in vain."""
-        return self._delivery.trouble
-
     def __enter__(self) -> TradingDB:
         return self
 

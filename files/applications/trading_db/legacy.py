@@ -201,6 +201,7 @@ class LegacyStore:
     SPARED = 5.0
 
     def __init__(self, *tables: Table) -> None:
+        # Nobody reads from the network under it: who writes would wait as well.
         self._lock = threading.RLock()
         self._memory: dict[str, OrderedDict[int, Row]] = {table.name: OrderedDict() for table in tables}
         self.client = shared.acquire()
@@ -232,32 +233,47 @@ class LegacyStore:
         While the database is away, as this process last knew them, which is how
         they are: nobody else writes the bot's rows. Ask once while it answers.
         """
-        # What another thread writes meanwhile is remembered after this, not before.
         with self._lock:
-            before = self.recall(table, kept)
-            try:
-                rows = self._ask(table, where, **parameters)
-            except Unavailable:
-                rows = before
-            else:
-                for row in before:
-                    del self._memory[table.name][row["id"]]
+            snapshot = dict(self._memory[table.name])
+        before = [row for row in snapshot.values() if kept(row)]
+        try:
+            rows = self._ask(table, where, **parameters)
+        except Unavailable:
+            with self._lock:
+                # What is open stays remembered longest.
+                rows = self.recall(table, kept)
+                self.remember(table, rows)
+            return rows
+        with self._lock:
+            memory = self._memory[table.name]
+            newer = self._newer(table, snapshot)
+            for row in before:
+                if row["id"] not in newer:
+                    memory.pop(row["id"], None)
+            rows = [row for row in rows if row["id"] not in newer]
             self.remember(table, rows)
-        return rows
+        return rows + [dict(row) for row in newer.values() if kept(row)]
 
     def find(self, table: Table, row_id: int | None) -> Row | None:
         """The row that the bot knows by that id. Raises Unavailable where neither database nor memory can tell."""
         if row_id is None:
             return None
         with self._lock:
-            try:
-                rows = self._ask(table, table.where_id(), row_id=row_id)
-            except Unavailable:
-                rows = self.recall(table, lambda row: bool(row["id"] == row_id))
-                if not rows:
-                    raise
-            self.remember(table, rows)
-        return rows[0] if rows else None
+            snapshot = dict(self._memory[table.name])
+        try:
+            rows = self._ask(table, table.where_id(), row_id=row_id)
+        except Unavailable:
+            rows = self.recall(table, lambda row: bool(row["id"] == row_id))
+            if not rows:
+                raise
+        with self._lock:
+            row = self._newer(table, snapshot).get(row_id, rows[0] if rows else None)
+            self.remember(table, [] if row is None else [row])
+        return None if row is None else dict(row)
+
+    def _newer(self, table: Table, snapshot: Mapping[int, Row]) -> dict[int, Row]:
+        """What other threads have remembered since: newer than an answer that was asked for before."""
+        return {row_id: row for row_id, row in self._memory[table.name].items() if row is not snapshot.get(row_id)}
 
     def recall(self, table: Table, kept: Callable[[Row], bool]) -> list[Row]:
         """What is remembered, without asking."""

@@ -307,10 +307,10 @@ class TradeLogger:
 
     @as_psycopg2
     def mark_signal_executed(self, signal_id: int, trade_id: int) -> Row | None:
-        row = self._find(SIGNALS, signal_id)
+        row = self._store.find(SIGNALS, signal_id)
         if row is None:
             return None
-        if trade_id is not None and self._find(TRADES, trade_id) is None:
+        if trade_id is not None and self._store.find(TRADES, trade_id) is None:
             raise Refused(f"trades has no row with id {trade_id}, expected the one that executed signal {signal_id}")
         executed = {"signal_id": row["id"], "trade_id": trade_id, "now": _now()}
         changed = row | {"executed": True, "execution_id": trade_id}
@@ -386,20 +386,18 @@ class TradeLogger:
         """A stored row of one of the six tables, None where there is none."""
         if table not in TABLES:
             raise ValueError(f"unknown table {table}")
-        return self._find(TABLES[table], row_id)
+        return self._store.find(TABLES[table], row_id)
 
     def close(self) -> None:
         self._store.close()
 
     def _has_candle(self, key: tuple[str, datetime, str]) -> bool:
-        # If it is there although nobody can tell, the delivery leaves it as it is.
-        if self._store.client.trouble is not None:
-            return False
         symbol, moment, interval = key
         where = "(symbol, timestamp, interval) = (%(symbol)s, %(moment)s, %(interval)s)"
         try:
-            found = bool(self._store._ask(CANDLES, where, symbol=symbol, moment=moment, interval=interval))
+            found = bool(self._store.select(CANDLES, where, symbol=symbol, moment=moment, interval=interval))
         except Unavailable:
+            # If it is there after all, the delivery leaves it as it is.
             return False
         if found:
             with self._lock:
@@ -412,21 +410,13 @@ class TradeLogger:
         self._candles.add(key)
 
     def _update(self, table: Table, row_id: int, changes: Row, **further: Any) -> Row | None:
-        row = self._find(table, row_id)
+        row = self._store.find(table, row_id)
         if row is None:
             return None
         with self._lock:
             # Another thread may have changed it since.
-            (row,) = self._remembered(table, row_id) or [row]
+            (row,) = self._store.recall(table, lambda known: bool(known["id"] == row_id)) or [row]
             return self._store.update(table, row, changes, **further)
-
-    def _find(self, table: Table, row_id: int | None) -> Row | None:
-        """As the store's find, from memory where the database is known to be away."""
-        remembered = self._remembered(table, row_id) if self._store.client.trouble is not None else []
-        return remembered[0] if remembered else self._store.find(table, row_id)
-
-    def _remembered(self, table: Table, row_id: int | None) -> list[Row]:
-        return self._store.recall(table, lambda row: bool(row["id"] == row_id))
 
     def _log_balance(self, kind: str, *amounts: Any) -> Row:
         names = [column.name for column in BALANCES.columns if column.name != "timestamp"]
