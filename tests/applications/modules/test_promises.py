@@ -289,7 +289,7 @@ def test_rows_that_are_known_are_changed_without_asking_a_database_that_is_away(
     with environment.away():
         patient_trades.log_balance(1, 2, 3, 4, 5)
         deadline = time.monotonic() + 30
-        while patient_trades._store.client.trouble is None:
+        while patient_trades._store.client._delivery.trouble is None:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         for call, *arguments in (
