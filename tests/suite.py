@@ -53,6 +53,7 @@ def shell_scripts() -> list[str]:
 LINT = [
     Step("yamllint", ["yamllint", "--strict", "-c", ".config/yamllint.yml", "."]),
     Step("ruff", ["ruff", "check", "."]),
+    Step("ruff format", ["ruff", "format", "--check", "."]),
     Step("mypy", ["mypy"]),
     Step("shellcheck", ["shellcheck", *shell_scripts()]),
     Step("ansible-lint", ["ansible-lint", "--yamllint-file", ".config/yamllint.yml"]),

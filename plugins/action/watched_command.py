@@ -36,7 +36,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             line, seconds = reply["line"], time.monotonic() - started
             if line != shown or seconds - shown_at >= SILENCE_SECONDS:
                 # The task's own heading comes with its result.
-                host, clock = (task_vars or {}).get("inventory_hostname"), f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+                host, clock = (
+                    (task_vars or {}).get("inventory_hostname"),
+                    f"{int(seconds) // 60}:{int(seconds) % 60:02d}",
+                )
                 display.display(f"working: [{host}] {self._task.name} {clock} | {line or 'no word yet'}")
                 shown, shown_at = line, seconds
             interval = INTERVALS[min(asked, len(INTERVALS) - 1)]
@@ -62,7 +65,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 def outcome(reply: dict[str, Any]) -> dict[str, Any]:
     """The module's last reply as ansible.builtin.command would have put it. A failure always has an `error:`."""
     code = reply.get("rc", 255)
-    stdout, stderr = (base64.b64decode(reply.get(name, "")).decode(errors="replace").rstrip("\n") for name in ("stdout", "stderr"))
+    stdout, stderr = (
+        base64.b64decode(reply.get(name, "")).decode(errors="replace").rstrip("\n") for name in ("stdout", "stderr")
+    )
     problem = ""
     if "rc" not in reply:
         problem = reply.get("msg") or reply.get("module_stderr") or "the host's Python said nothing"

@@ -26,7 +26,9 @@ def root_of(file: str, text: str) -> yaml.Node | None:
         return yaml.compose(text, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise AnsibleFilterError(f"{file}{line}: {error.problem}; expected YAML. Mend it: Compose cannot read it either.") from None
+        raise AnsibleFilterError(
+            f"{file}{line}: {error.problem}; expected YAML. Mend it: Compose cannot read it either."
+        ) from None
 
 
 def pairs(node: yaml.Node | None) -> dict[str, Pair]:

@@ -170,7 +170,9 @@ def setting(content: bytes, start: int) -> Statement:
     if not value:
         rest = content[name.end() + 1 :].lstrip(b" \t")
         closed = re.match(rb"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", rest, re.S)
-        raise Unreadable(line, f"in the value of {key} " + ("text behind the" if closed else "no") + " closing quotation mark")
+        raise Unreadable(
+            line, f"in the value of {key} " + ("text behind the" if closed else "no") + " closing quotation mark"
+        )
     token = value["quoted"] or value["bare"] or b""
     tail = (value["end"] or value["bare_end"] or b"") + value["line_end"]
     return Statement(key, name.group() + value["separator"], token, tail)
@@ -335,7 +337,9 @@ class Backup:
         try:
             noted = json.loads(current(self.record) or b"{}")
         except ValueError as error:
-            module.fail_json(msg=f"{self.record} is not JSON ({error}); expected the keys that were changed. Put it back.")
+            module.fail_json(
+                msg=f"{self.record} is not JSON ({error}); expected the keys that were changed. Put it back."
+            )
         self.original: str | None = noted.get("original")
         self.keys: set[str] = set(noted.get("keys", []))
         # A checksum of what these keys were set to.
@@ -407,9 +411,13 @@ def texts(module: AnsibleModule, option: str) -> dict[str, str]:
     for key, value in module.params[option].items():
         if not isinstance(value, (str, int)) or isinstance(value, bool) or "\0" in str(value):
             kind = "text with a NUL byte" if isinstance(value, str) else type(value).__name__
-            module.fail_json(msg=f"{option}: {key} is a {kind}; expected a text or a whole number. Quote it in the playbook.")
+            module.fail_json(
+                msg=f"{option}: {key} is a {kind}; expected a text or a whole number. Quote it in the playbook."
+            )
         if option == "values" and SECRET_NAME.search(key):
-            module.fail_json(msg=f"values: {key} looks like a secret, and Ansible logs values; expected it in secrets. Move it there.")
+            module.fail_json(
+                msg=f"values: {key} looks like a secret, and Ansible logs values; expected it in secrets. Move it there."
+            )
         found[key] = str(value)
     return found
 
@@ -451,7 +459,9 @@ def run(module: AnsibleModule) -> None:
     backup = Backup(module, module.params["backup"]) if module.params["backup"] else None
     restore = backup if module.params["state"] == "restored" else None
     if module.params["state"] == "restored" and not backup:
-        module.fail_json(msg="backup is not given; expected where the original is kept. Say what state: present was told.")
+        module.fail_json(
+            msg="backup is not given; expected where the original is kept. Say what state: present was told."
+        )
     if restore and not path.parent.is_dir():
         module.exit_json(changed=False, changed_keys=[], referring_keys=[], kept_changes=False, kept_copy="")
     before = current(path)

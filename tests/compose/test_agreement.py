@@ -36,7 +36,18 @@ class Compose:
 
     def environments(self) -> dict[str, dict[str, str | None]]:
         """What the services of the folder's compose file get."""
-        command = ["docker", "exec", "-w", str(self.folder), self.container, "docker", "compose", "config", "--format", "json"]
+        command = [
+            "docker",
+            "exec",
+            "-w",
+            str(self.folder),
+            self.container,
+            "docker",
+            "compose",
+            "config",
+            "--format",
+            "json",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         services = json.loads(done.stdout)["services"]
@@ -101,9 +112,16 @@ def test_any_value_in_any_quotation_marks(compose: Compose, values: list[str]) -
     assert found == {f"K{number}{name}": value for number, value in enumerate(values) for name in "BSD"}
 
 
-@pytest.mark.parametrize("path", sorted(Path("tests/legacy/roles/legacy").rglob("*.env*")), ids=lambda path: str(path.name))
+@pytest.mark.parametrize(
+    "path", sorted(Path("tests/legacy/roles/legacy").rglob("*.env*")), ids=lambda path: str(path.name)
+)
 def test_env_files_of_the_legacy_bots(compose: Compose, path: Path) -> None:
-    values = {"POSTGRES_HOST": "pgbouncer", "POSTGRES_PASSWORD": "a'b $c \\ #d\\", "BOT_ID": "bot_001", "API_KEY": "x y"}
+    values = {
+        "POSTGRES_HOST": "pgbouncer",
+        "POSTGRES_PASSWORD": "a'b $c \\ #d\\",
+        "BOT_ID": "bot_001",
+        "API_KEY": "x y",
+    }
     original = path.read_bytes()
     before, after = compose.read([original, env_file.updated(original, values, [])])
     assert after == before | values

@@ -76,10 +76,7 @@ DESTROY = with_docker(
 def record(finished: Sequence[Done]) -> None:
     """Writes the durations of the finished steps, for the summary."""
     STEPS_FILE.parent.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {"name": d.step.name, "command": d.step.typed, "seconds": round(d.seconds, 1)}
-        for d in finished
-    ]
+    rows = [{"name": d.step.name, "command": d.step.typed, "seconds": round(d.seconds, 1)} for d in finished]
     STEPS_FILE.write_text(json.dumps(rows, indent=2) + "\n")
 
 

@@ -81,7 +81,7 @@ def test_no_python(machine: Machine) -> None:
 
 
 def test_old_python(machine: Machine) -> None:
-    machine.put("python3", 'case $1 in --version) echo Python 3.10.12 ;; *) exit 1 ;; esac')
+    machine.put("python3", "case $1 in --version) echo Python 3.10.12 ;; *) exit 1 ;; esac")
     result = machine.run()
     assert result.returncode == 1
     assert "Python 3.10.12 was found; ansible-core needs 3.11 or newer" in result.stderr

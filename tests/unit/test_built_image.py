@@ -59,7 +59,14 @@ def test_no_secret_is_handed_to_docker_and_all_else_is(context: Path, tmp_path_f
     assert not (folder / "pipe").exists()
     assert os.readlink(folder / "link") == "/etc/hostname"
     assert (folder / "main.py").stat().st_mode & 0o777 == 0o750
-    for name in ("Dockerfile", "main.py", "database/trade_database.py", "data/trading.db", ".git/HEAD", ".dockerignore"):
+    for name in (
+        "Dockerfile",
+        "main.py",
+        "database/trade_database.py",
+        "data/trading.db",
+        ".git/HEAD",
+        ".dockerignore",
+    ):
         assert (folder / name).read_bytes() == (context / name).read_bytes()
     assert (context / ".env").read_text() == ".env"
 

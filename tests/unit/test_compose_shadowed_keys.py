@@ -21,7 +21,9 @@ SECRET = "hidden-Pa55word"
 def found(text: str, **others: str) -> list[tuple[str, int, str, str]]:
     """File, line, service and key of what shadows keys of the service `bot`."""
     files = {FILE: text} | {f"/srv/{name}.yml": other for name, other in others.items()}
-    return [(one["file"], one["line"], one["service"], one["key"]) for one in compose_shadowed_keys(files, ["bot"], KEYS)]
+    return [
+        (one["file"], one["line"], one["service"], one["key"]) for one in compose_shadowed_keys(files, ["bot"], KEYS)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,11 @@ def test_diff_shows_new_values_that_are_not_secret(call: Call, path: Path) -> No
     assert diff["before"].splitlines() == [
         f"{key}=******** (before)" for key in ("MAX_POSITIONS", "POSTGRES_HOST", "POSTGRES_PASSWORD")
     ]
-    assert diff["after"].splitlines() == ["BOT_ID=bot_001", "POSTGRES_HOST=pgbouncer", "POSTGRES_PASSWORD=******** (after)"]
+    assert diff["after"].splitlines() == [
+        "BOT_ID=bot_001",
+        "POSTGRES_HOST=pgbouncer",
+        "POSTGRES_PASSWORD=******** (after)",
+    ]
     diff = call(state="restored")["diff"]
     assert "pgbouncer" not in diff["before"]
     assert "localhost" not in diff["after"]
@@ -304,7 +308,9 @@ def test_what_was_changed_after_a_restore_is_the_next_original(call: Call, path:
     assert path.read_bytes() == between
 
 
-def test_run_that_was_cut_off_before_the_file_was_replaced(call: Call, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_that_was_cut_off_before_the_file_was_replaced(
+    call: Call, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put = env_file.put
 
     def cut_off(module: Any, target: Path, *rest: Any) -> None:
@@ -486,7 +492,19 @@ def play(folder: Path, *options: str) -> str:
     play = {"hosts": "localhost", "gather_facts": False, "tasks": [{"env_file": target | task} for task in tasks]}
     file.write_text(yaml.safe_dump([play]))
     interpreter = f"ansible_python_interpreter={sys.executable}"
-    command = ["ansible-playbook", "-vvv", "--diff", "-i", "localhost,", "-c", "local", "-e", interpreter, *options, str(file)]
+    command = [
+        "ansible-playbook",
+        "-vvv",
+        "--diff",
+        "-i",
+        "localhost,",
+        "-c",
+        "local",
+        "-e",
+        interpreter,
+        *options,
+        str(file),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -30,7 +30,9 @@ def report(host: Any, facts: dict[str, Any]) -> Callable[[], dict[str, Any]]:
 
 
 def shortseller(host: Any, sql: str) -> str:
-    command = "docker exec shortseller_postgres psql -XAtq -v ON_ERROR_STOP=1 -U trading_user -d multiasset_trading -c %s"
+    command = (
+        "docker exec shortseller_postgres psql -XAtq -v ON_ERROR_STOP=1 -U trading_user -d multiasset_trading -c %s"
+    )
     return str(host.check_output(command, sql))
 
 
