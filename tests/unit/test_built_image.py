@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 
 from plugins.modules import built_image
 
@@ -69,6 +70,28 @@ def test_no_secret_is_handed_to_docker_and_all_else_is(context: Path, tmp_path_f
     ):
         assert (folder / name).read_bytes() == (context / name).read_bytes()
     assert (context / ".env").read_text() == ".env"
+
+
+def test_module_hands_over_the_folder_without_what_is_excluded(
+    context: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scratch = str(tmp_path_factory.mktemp("scratch"))
+    handed: dict[str, str] = {}
+
+    def build(name: str, inputs: str, folder: str) -> None:
+        handed.update({path.name: path.read_text() for path in Path(folder).iterdir() if path.is_file()})
+
+    monkeypatch.setattr(built_image, "build", build)
+    monkeypatch.setattr(built_image, "built_from", lambda *_: None)
+    arguments = {"name": "bot", "context": str(context), "excluded": EXCLUDED, "_ansible_remote_tmp": scratch}
+    with patch_module_args(arguments), pytest.raises(SystemExit):
+        built_image.main()
+    assert '"changed": true' in capsys.readouterr().out
+    assert handed["main.py"] == (context / "main.py").read_text()
+    assert handed[".env"] == ""
 
 
 def test_file_that_a_running_bot_removes_stops_nothing(
