@@ -9,13 +9,14 @@ import os
 import pwd
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.playbooks import local_playbook
 
 ROOT = Path(__file__).parents[2]
 PASSWORD, REDIS_PASSWORD = "own-Pa55word", "cache-Pa55word"
@@ -73,7 +74,6 @@ def play(base: Path) -> Run:
             "bot_environment_redis_password": REDIS_PASSWORD,
             "bot_application_project": "unified_db",
             "bot_application_inventory": "the inventory",
-            "ansible_python_interpreter": sys.executable,
         }
         tasks: list[dict[str, Any]] = [
             {"ansible.builtin.include_role": {"name": role, "tasks_from": entry}}
@@ -85,18 +85,7 @@ def play(base: Path) -> Run:
         file = base.parent / "play.yml"
         file.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
         done = subprocess.run(
-            [
-                "ansible-playbook",
-                "-vvv",
-                "--diff",
-                "-i",
-                "localhost,",
-                "-c",
-                "local",
-                "-e",
-                json.dumps(variables | more),
-                str(file),
-            ],
+            local_playbook(file, variables | more),
             cwd=ROOT,
             env=os.environ | {"PATH": f"{base.parent}/bin:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "true"},
             capture_output=True,

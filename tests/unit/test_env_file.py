@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from plugins.modules import env_file
 from plugins.modules.env_file import Statement, parse, put_back, updated
 from tests.env_files import OURS, VALUES, files, lines
+from tests.playbooks import local_playbook
 
 ROOT = Path(__file__).parents[2]
 LEGACY = sorted((ROOT / "tests/legacy/roles/legacy").rglob("*.env*"))
@@ -491,20 +491,7 @@ def play(folder: Path, *options: str) -> str:
     file = folder / "play.yml"
     play = {"hosts": "localhost", "gather_facts": False, "tasks": [{"env_file": target | task} for task in tasks]}
     file.write_text(yaml.safe_dump([play]))
-    interpreter = f"ansible_python_interpreter={sys.executable}"
-    command = [
-        "ansible-playbook",
-        "-vvv",
-        "--diff",
-        "-i",
-        "localhost,",
-        "-c",
-        "local",
-        "-e",
-        interpreter,
-        *options,
-        str(file),
-    ]
+    command = local_playbook(file, {}, *options)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
