@@ -193,6 +193,19 @@ def test_rejects(target: Target, momentum: Momentum) -> None:
     assert target.script("reconcile.py", "--bot", "momentum_001")["ok"] is True
 
 
+def test_text_that_is_not_utf8_rejects_its_row_alone(target: Target, momentum: Momentum) -> None:
+    for _ in range(5):
+        momentum.trade()
+    momentum.connection.execute("UPDATE trades SET exit_reason = CAST(x'4bff6f' AS TEXT) WHERE id = 3")
+    momentum.connection.commit()
+    result = target.migrate_momentum("--accept-rejects", "1")
+    assert (table(result, "trading.trades")["inserted"], result["bots"][0]["rejected"]) == (4, 1)
+    (reject,) = target.rows('SELECT source_id, "row", reason FROM migration.rejects')
+    assert (reject["source_id"], reject["reason"]) == ("3", "exit_reason: the text is not valid UTF-8")
+    assert reject["row"]["exit_reason"] == "K\\udcffo"
+    assert target.script("reconcile.py", "--bot", "momentum_001")["ok"] is True
+
+
 def test_dry_run_leaves_no_trace(target: Target, momentum: Momentum) -> None:
     momentum.trade()
     before = target.contents()

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "files/migrations"))
 from migration_engine import momentum_columns, momentum_mapping, values
 from migration_engine import settings as inventory
 from migration_engine.errors import UsageError
-from migration_engine.momentum_mapping import Mapper, Reject, row_hash
+from migration_engine.momentum_mapping import Mapper, Reject, row_hashes
 
 from tests.database import strategies
 
@@ -56,7 +56,11 @@ def convert(
     if isinstance(result, Reject):
         assert found.rejects == [result]
         return result
-    assert (found.ids, found.lines, found.hashes) == ([row["id"]], [result[0].encode()], [row_hash(result[1].encode())])
+    assert (found.ids, found.lines, found.hashes) == (
+        [row["id"]],
+        [result[0].encode()],
+        row_hashes([result[1].encode()]),
+    )
     return dict(zip(mapper.target_columns, map(unescaped, result[0].split("\t")), strict=True))
 
 
@@ -227,13 +231,40 @@ def test_many_rows_convert_as_each_of_them_does(table: str, zone: str, data: st.
     good = [(number, *result) for number, result in results if not isinstance(result, Reject)]
     assert found.rejects == rejects
     assert list(zip(found.ids, found.lines, found.hashes, strict=True)) == [
-        (number, line.encode(), row_hash(canonical.encode())) for number, line, canonical in good
+        (number, line.encode(), row_hashes([canonical.encode()])[0]) for number, line, canonical in good
     ]
     # The slow path counts once, whoever takes it.
     assert together.notes == apart.notes
     assert together.largest_rounding == apart.largest_rounding
     # In a second batch the mapper knows roundings and hours already.
     assert together.convert(batch).lines == found.lines
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+def test_times_that_share_a_column_are_not_mistaken_for_each_other(zone: str) -> None:
+    twice = "2025-06-01 12:00:00\n2025-06-01 12:00:00"
+    assert isinstance(convert("trades", TRADE | {"entry_time": twice}, zone=zone), Reject)
+    times = ["2025-10-25 12:00:00", "2025-10-26 12:00:00.500000"]
+    mapper = Mapper("trades", "momentum_001", values.find_zone(zone))
+    rows = [TRADE | {"id": n, "trade_id": None, "entry_time": text} for n, text in enumerate(times)]
+    batch = [[row.get(name) for name in mapper.source_columns] for row in rows]
+    alone = [mapper.convert_row(row) for row in batch]
+    assert mapper.convert(batch).lines == [found[0].encode() for found in alone if not isinstance(found, Reject)]
+
+
+@pytest.mark.parametrize("library", ["ujson", "json"])
+@given(column=st.lists(st.floats(1e-4, 1e12) | st.floats(-1e12, -1e-4), min_size=1, max_size=50))
+def test_a_column_of_doubles_is_written_by_their_shortest_repr(library: str, column: list[float]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if library == "json":
+            patch.setitem(sys.modules, "ujson", None)
+        patch.setattr(momentum_columns, "_numbers", momentum_columns._number_writer())
+        assert momentum_columns.shortest(column) == list(map(repr, column))
+
+
+def test_a_library_that_cuts_digits_off_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ujson.dumps", lambda column: str(round(column, 9)))
+    assert momentum_columns._number_writer()([2 / 3, None]) == f"[{2 / 3!r},null]"
 
 
 @given(st.lists(strategies.REAL | st.none(), min_size=1, max_size=50))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
@@ -85,17 +86,16 @@ class Number(Kind):
     def many(self, mapper: Mapper, name: str, column: Sequence[Any], slow: set[int]) -> Cells:
         cells = Cells(slow)
         texts, kept = cells.texts.append, cells.kept.append
-        places, low, high, form = self.column.places, self._low, self._high, self._format
-        signed, start = self.signed, f', "{name}": '
+        signed, low, high, form = self.signed, self._low, self._high, self._format
+        places, start = self.column.places, f', "{name}": '
         # Digits cut off that are nearer to a half than any before: see note_rounding.
         below, above = mapper.nearest[places]
-        for place, value in enumerate(column):
+        for place, value, text in zip(range(len(column)), column, shortest(column), strict=True):
             if value is None:
                 texts(NULL)
                 kept("")
                 continue
             if type(value) is float and (low <= value < high or (signed and -high < value <= -low)):
-                text = repr(value)
                 end = text.find(".") + places + 1
                 cut = text[end:]
                 if not cut:
@@ -158,20 +158,24 @@ class Text(Kind):
         return text
 
     def many(self, mapper: Mapper, name: str, column: Sequence[Any], slow: set[int]) -> Cells:
+        start = f', "{name}": "'
         cells = Cells(slow)
-        texts, kept = cells.texts.append, cells.kept.append
-        keep, start = self.keep, f', "{name}": "'
+        kinds = set(map(type, column))
+        if kinds == {str} and _is_plain("".join(column)):
+            cells.texts = list(column)
+            if self.keep:
+                cells.kept = [f'{start}{value}"' for value in column]
+            return cells
         for place, value in enumerate(column):
-            # Nothing that JSON or COPY would escape.
             if value is None:
-                texts(NULL)
-                kept("")
-            elif type(value) is str and value.isprintable() and "\\" not in value and '"' not in value:
-                texts(value)
-                kept(f'{start}{value}"' if keep else "")
+                cells.texts.append(NULL)
+                cells.kept.append("")
+            elif type(value) is str and _is_plain(value):
+                cells.texts.append(value)
+                cells.kept.append(f'{start}{value}"')
             else:
                 cells.skip(place)
-        if not keep:
+        if not self.keep:
             cells.kept.clear()
         return cells
 
@@ -187,11 +191,13 @@ class Kept(Text):
         return None
 
     def many(self, mapper: Mapper, name: str, column: Sequence[Any], slow: set[int]) -> Cells:
-        numbers = {place for place, value in enumerate(column) if type(value) is int}
-        cells = super().many(mapper, name, column, set() if numbers else slow)
-        for place in numbers:
-            cells.kept[place] = f', "{name}": {column[place]}'
-        slow |= cells.slow - numbers
+        unusual: set[int] = set()
+        cells = super().many(mapper, name, column, unusual)
+        for place in unusual:
+            if type(column[place]) is int:
+                cells.kept[place] = f', "{name}": {column[place]}'
+            else:
+                slow.add(place)
         return cells
 
 
@@ -206,14 +212,12 @@ class TradeId(Text):
     def many(self, mapper: Mapper, name: str, column: Sequence[Any], slow: set[int]) -> Cells:
         cells = super().many(mapper, name, column, slow)
         prefix = mapper.bot_id + "_"
-        longest = self.LONGEST - len(prefix)
-        for place, text in enumerate(cells.texts):
-            if text == NULL:
-                cells.texts[place] = f"{prefix}legacy_{mapper.ids[place]}"
-            elif len(text) > longest:
-                slow.add(place)
-            else:
-                cells.texts[place] = prefix + text
+        cells.texts = [
+            f"{prefix}legacy_{number}" if text == NULL else prefix + text
+            for number, text in zip(mapper.ids, cells.texts, strict=True)
+        ]
+        if max(map(len, cells.texts)) > self.LONGEST:
+            slow.update(place for place, text in enumerate(cells.texts) if len(text) > self.LONGEST)
         return cells
 
 
@@ -249,6 +253,7 @@ class Moment(Kind):
     """A time; its text is kept, because it alone says what the clock showed."""
 
     _REST = re.compile(r":[0-5]\d:[0-5]\d(?:\.\d{6})?", re.ASCII).fullmatch
+    _LINES = re.compile(r"(?:.{13}:[0-5]\d:[0-5]\d(?:\.\d{6})?\n)+", re.ASCII).fullmatch
 
     def __init__(self, local: bool) -> None:
         self.local = local
@@ -266,31 +271,35 @@ class Moment(Kind):
             raise Unmappable(f"{value!r} is not a time: {error}") from None
 
     def many(self, mapper: Mapper, name: str, column: Sequence[Any], slow: set[int]) -> Cells:
-        cells = Cells(slow)
-        texts, kept = cells.texts.append, cells.kept.append
-        rest, start = self._REST, f', "{name}": "'
+        start = f', "{name}": "'
         zone = mapper.zone if self.local else UTC
         offsets = mapper.offsets[self.local]
-        for place, value in enumerate(column):
-            if value is None:
-                texts(NULL)
-                kept("")
-                continue
-            if type(value) is not str or not rest(value, 13):
-                cells.skip(place)
-                continue
-            hour = value[:13]
-            offset = offsets.get(hour)
-            if offset is None:
-                offset = offsets[hour] = hour_offset(hour, zone)
-            if not offset:
-                cells.skip(place)
-                continue
-            kept(f'{start}{value}"')
-            texts(value + offset if value[-1] != "0" or len(value) == 19 else value.rstrip("0").rstrip(".") + offset)
         if len(offsets) > 50_000:
             offsets.clear()
+        if offset := self._common_offset(column, zone, offsets):
+            texts = [(value if value[-1] != "0" else _shown(value)) + offset for value in column]
+            return Cells(slow, texts, [f'{start}{value}"' for value in column])
+        cells = Cells(slow)
+        for place, value in enumerate(column):
+            if value is None:
+                cells.texts.append(NULL)
+                cells.kept.append("")
+            elif type(value) is str and self._REST(value, 13) and (offset := _offset_of(value[:13], zone, offsets)):
+                cells.texts.append(_shown(value) + offset)
+                cells.kept.append(f'{start}{value}"')
+            else:
+                cells.skip(place)
         return cells
+
+    def _common_offset(self, column: Sequence[Any], zone: tzinfo, offsets: dict[str, str]) -> str:
+        """The offset of all times of a column, where all are of the usual shape and it is one; else ""."""
+        if set(map(type, column)) != {str}:
+            return ""
+        lines = "\n".join(column) + "\n"
+        if lines.count("\n") != len(column) or not self._LINES(lines):
+            return ""
+        found = {_offset_of(hour, zone, offsets) for hour in {value[:13] for value in column}}
+        return found.pop() if len(found) == 1 else ""
 
     def sql(self, stored: str) -> str:
         # Local times in the session's time zone, which is the bot's.
@@ -326,6 +335,34 @@ class Details(Kind):
 
     def sql(self, stored: str) -> str:
         return f"CASE WHEN {stored} IS NOT NULL THEN 'json' END"
+
+
+def _is_plain(text: str) -> bool:
+    """Whether neither JSON nor COPY would escape anything."""
+    return text.isprintable() and "\\" not in text and '"' not in text
+
+
+def _number_writer() -> Callable[[Sequence[Any]], str]:
+    """Writes numbers as a JSON list, doubles by their shortest repr; most time goes there, and ujson needs half of it."""
+    with suppress(ImportError):
+        import ujson
+
+        # Version 1 cuts digits off.
+        if ujson.dumps(2 / 3) == repr(2 / 3):
+            return ujson.dumps
+    return json.JSONEncoder(separators=(",", ":")).encode
+
+
+_numbers = _number_writer()
+
+
+def shortest(column: Sequence[Any]) -> list[str]:
+    """The repr of each double of a column whose size is from 0.0001 to 10**12; of other values, any text."""
+    try:
+        texts = _numbers(column)[1:-1].split(",")
+    except (TypeError, ValueError, OverflowError):
+        texts = []
+    return texts if len(texts) == len(column) else list(map(repr, column))
 
 
 dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -381,6 +418,18 @@ def hour_offset(hour: str, zone: tzinfo) -> str:
     ends = (start, start + timedelta(hours=1) - timedelta(microseconds=1))
     found = {offset_text(end.replace(tzinfo=zone, fold=fold)) for end in ends for fold in (0, 1)}
     return found.pop() if len(found) == 1 else ""
+
+
+def _offset_of(hour: str, zone: tzinfo, known: dict[str, str]) -> str:
+    found = known.get(hour)
+    if found is None:
+        found = known[hour] = hour_offset(hour, zone)
+    return found
+
+
+def _shown(value: str) -> str:
+    """A time of the usual shape as PostgreSQL shows it: without zeros that end a fraction."""
+    return value if value[-1] != "0" or len(value) == 19 else value.rstrip("0").rstrip(".")
 
 
 def offset_text(when: datetime) -> str:

@@ -189,14 +189,14 @@ class Mapper:
         metadata = map("".join, zip(begin, *self._members(cells, len(rows)), repeat("}}" + self._tail)))
         stored = [c.texts for c, item in zip(cells, self.spec.fields, strict=True) for _ in item.targets]
         lines = ["\t".join(row_cells).encode() for row_cells in zip(*stored, metadata, strict=True)]
-        hashes = list(map(row_hash, lines))
+        hashes = row_hashes(lines)
         rejects: list[Reject] = []
         for place in sorted(slow):
             result = self.convert_row(rows[place])
             if isinstance(result, Reject):
                 rejects.append(result)
             else:
-                lines[place], hashes[place] = result[0].encode(), row_hash(result[1].encode())
+                lines[place], hashes[place] = result[0].encode(), row_hashes([result[1].encode()])[0]
         found = Converted(ids, lines, hashes, rejects)
         return found.without({reject.source_id for reject in rejects}) if rejects else found
 
@@ -215,15 +215,16 @@ class Mapper:
 
 # A copy of it costs less than another.
 _new_sha256 = hashlib.sha256().copy
-_first_64_bits = struct.Struct(">q24x").unpack
 
 
-def row_hash(canonical: bytes) -> int:
-    """64 bits of a row's canonical text, signed: migration.row_hash of trading_db."""
-    digest = _new_sha256()
-    digest.update(canonical)
-    (found,) = _first_64_bits(digest.digest())
-    return int(found)
+def row_hashes(canonical: Sequence[bytes]) -> list[int]:
+    """64 bits of each row's canonical text, signed: migration.row_hash of trading_db."""
+    digests = []
+    for text in canonical:
+        digest = _new_sha256()
+        digest.update(text)
+        digests.append(digest.digest())
+    return list(struct.unpack(">" + "q24x" * len(digests), b"".join(digests)))
 
 
 def reject_of(mapper: Mapper, row: Sequence[Any], reason: str) -> Reject:

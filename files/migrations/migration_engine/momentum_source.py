@@ -33,6 +33,8 @@ MANY = 50_000
 T = TypeVar("T")
 _PREFIX = "momentum-copy-"
 _WAL = b"\x02\x02"
+# Every id that SQLite can have.
+_ALL = (-(1 << 63), (1 << 63) - 1)
 
 
 @dataclass(frozen=True)
@@ -82,17 +84,28 @@ class Copy:
     def batches(
         self, table: str, columns: Sequence[str], ranges: Sequence[tuple[int, int]] | None = None
     ) -> Iterator[list[tuple[Any, ...]]]:
-        """The rows in the order of their ids, a thousand at a time: all, or those with ids in the ranges."""
-        query = f"SELECT {', '.join(_quoted(name) for name in columns)} FROM {_quoted(table)}"
-        if ranges is None:
-            cursors = iter([self.connection.execute(f"{query} ORDER BY id")])
-        else:
-            cursors = (
-                self.connection.execute(f"{query} WHERE id BETWEEN ? AND ? ORDER BY id", pair) for pair in ranges
-            )
+        """The rows in the order of their ids, a thousand at a time: all, or those with ids in the ranges.
+
+        The first column is the id.
+        """
+        names = ", ".join(_quoted(name) for name in columns)
+        query = f"SELECT {names} FROM {_quoted(table)} WHERE id BETWEEN ? AND ? ORDER BY id"
         batch: list[tuple[Any, ...]] = []
-        for cursor in cursors:
-            while rows := cursor.fetchmany(1000 - len(batch)):
+        for low, high in [_ALL] if ranges is None else ranges:
+            cursor = self.connection.execute(query, (low, high))
+            while True:
+                try:
+                    rows = cursor.fetchmany(1000 - len(batch))
+                except sqlite3.OperationalError as error:
+                    if "decode" not in str(error):
+                        raise
+                    # What is not UTF-8 must not stop the run: its row is rejected.
+                    self.connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
+                    cursor = self.connection.execute(query, (low, high))
+                    continue
+                if not rows:
+                    break
+                low = rows[-1][0] + 1
                 batch += rows
                 if len(batch) == 1000:
                     yield batch
@@ -156,10 +169,7 @@ def private_copy(path: Path, warn: Callable[[str], None]) -> Iterator[Copy]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None)
-    # What is not UTF-8 must not stop the run: its row is rejected.
-    connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
-    return connection
+    return sqlite3.connect(path, isolation_level=None)
 
 
 def _remove_abandoned(parent: Path) -> None:

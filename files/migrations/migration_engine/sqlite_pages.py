@@ -22,6 +22,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import compress
+from operator import ne
 from pathlib import Path
 
 DIGEST_BYTES = 8
@@ -87,32 +89,29 @@ def changed_ranges(
     ).fetchone()
     if earlier is None or later is None or found is None or earlier.layout != later.layout:
         return None
-    root, known = found[0], len(earlier.digests)
-    changed = {
-        number for number, digest in enumerate(later.digests) if number >= known or earlier.digests[number] != digest
-    }
-
-    def is_same(leaf: int) -> bool:
-        return (
-            leaf not in changed
-            and leaf < min(known, len(later.owners))
-            and earlier.owners[leaf] == later.owners[leaf] == root
-        )
-
-    leaves = later.owners.count(root)
-    moved = [leaf for leaf in later.leaves(root) if not is_same(leaf)]
-    if not leaves or len(moved) > _WORTHWHILE * leaves:
+    root = found[0]
+    changed = _unequal(earlier.digests, later.digests)
+    unlike = changed | _unequal(earlier.owners, later.owners)
+    moved = [leaf for leaf in unlike if later.owns(root, leaf)]
+    if root not in later.owners or len(moved) > _WORTHWHILE * later.owners.count(root):
         return None
-    gone = [leaf for leaf in earlier.leaves(root) if not is_same(leaf)]
+    gone = [leaf for leaf in unlike if earlier.owns(root, leaf)]
     ranges = [*later.intervals(root, moved), *earlier.intervals(root, gone)]
     try:
         with path.open("rb") as stream:
             file = _File(stream.fileno(), later.page_size, len(later.digests) - 1)
-            same = (leaf for leaf in later.leaves(root) if is_same(leaf))
+            changed -= set(range(len(later.digests), len(earlier.digests)))
+            same = (leaf for leaf in later.leaves(root) if leaf not in unlike)
             ranges += [(rowid, rowid) for rowid in _spilled(file, later, changed, same)]
     except _UNEXPECTED:
         return None
     return _merged(ranges)
+
+
+def _unequal(earlier: array[int], later: array[int]) -> set[int]:
+    """The places at which two arrays differ, and those that one of them lacks."""
+    both, longest = sorted((len(earlier), len(later)))
+    return {*compress(range(both), map(ne, earlier, later)), *range(both, longest)}
 
 
 @dataclass(frozen=True)
@@ -143,13 +142,17 @@ class _Pages:
 
     def leaves(self, root: int) -> Iterator[int]:
         """The leaf pages of a table."""
-        return (page for page, owner in enumerate(self.owners) if owner == root)
+        return compress(range(len(self.owners)), map(root.__eq__, self.owners))
+
+    def owns(self, root: int, page: int) -> bool:
+        """Whether there is such a page, and it is a leaf of the table."""
+        return page < len(self.owners) and self.owners[page] == root
 
     def intervals(self, root: int, leaves: list[int]) -> list[tuple[int, int]]:
         """The inclusive range of rowids that each of some leaves of a table is for."""
         if not leaves:
             return []
-        uppers = array("q", sorted(self.uppers[leaf] for leaf in self.leaves(root)))
+        uppers = array("q", sorted(map(self.uppers.__getitem__, self.leaves(root))))
         places = ((bisect_left(uppers, self.uppers[leaf]), self.uppers[leaf]) for leaf in leaves)
         return [(uppers[place - 1] + 1 if place else _LOWEST, upper) for place, upper in places]
 

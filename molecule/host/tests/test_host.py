@@ -86,7 +86,7 @@ def test_versions_are_recent_enough(host: Any) -> None:
     assert version("python3 -c 'import platform; print(platform.python_version())'") >= (3, 10)
 
 
-@pytest.mark.parametrize("name", ["python3-psycopg2", "python3-requests", "python-is-python3"])
+@pytest.mark.parametrize("name", ["python3-psycopg2", "python3-requests", "python3-ujson", "python-is-python3"])
 def test_what_the_playbooks_install_is_not_there_yet(host: Any, name: str) -> None:
     assert not host.package(name).is_installed
 
