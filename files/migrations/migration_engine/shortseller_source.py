@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -212,15 +213,28 @@ class Snapshot:
     def copy_into(
         self, table: Table, bot_id: str, target: Cursor, schema: str, condition: str, progress: Progress
     ) -> None:
-        """Stream rows into their staging table, server to server through a pipe."""
-        columns = ", ".join(map(_quoted, table.columns))
-        metadata, hashed = table.metadata_at_source(bot_id), ROW_HASH.format(table.canonical_at_source())
-        out = (
-            f"COPY (SELECT {_literal(bot_id)}, {columns}, {table.extra_sql()}, {metadata}, {hashed}"
-            f" FROM {SCHEMA}.{table.name} WHERE {condition} ORDER BY id) TO STDOUT"
+        """Stream rows into their staging table, server to server through a pipe.
+
+        In COPY's binary format: no number or time is written and read as text.
+        """
+        target.execute(
+            "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0",
+            (f"{schema}.{table.name}",),
         )
-        into = f"COPY {schema}.{table.name} (bot_id, {columns}, extra, metadata, _hash) FROM STDIN"
-        _pipe(self.cursor, out, target, into, progress)
+        types = dict(target.fetchall())
+        sent = ", ".join(f"{_quoted(column)}::{types[column]}" for column in table.columns)
+        metadata, hashed = table.metadata_at_source(bot_id), ROW_HASH.format(table.canonical_at_source())
+        if not table.extra:
+            # The binary format of jsonb is a version and the text.
+            metadata = f"chr(1) || {metadata}"
+        out = (
+            f"COPY (SELECT {_literal(bot_id)}, {sent}, {table.extra_sql()}, {metadata}, {hashed}"
+            f" FROM {SCHEMA}.{table.name} WHERE {condition} ORDER BY id) TO STDOUT (FORMAT binary)"
+        )
+        columns = ["bot_id", *map(_quoted, table.columns), "extra", "metadata", "_hash"]
+        into = f"COPY {schema}.{table.name} ({', '.join(columns)}) FROM STDIN (FORMAT binary)"
+        name = bot_id.encode()
+        _pipe(self.cursor, out, target, into, struct.pack(">hi", len(columns), len(name)) + name, progress)
 
 
 def _quoted(name: str) -> str:
@@ -311,19 +325,21 @@ def _check(cursor: Cursor, where: str, warn: Callable[[str], None]) -> list[Tabl
 
 
 class _Counted(io.RawIOBase):
-    """A stream of COPY text whose lines are counted as they pass."""
+    """A stream whose rows are counted as they pass, but for one between two reads."""
 
-    def __init__(self, stream: io.FileIO, progress: Progress) -> None:
+    def __init__(self, stream: io.FileIO, begin: bytes, progress: Progress) -> None:
         self._stream = stream
+        self._begin = begin
         self._progress = progress
 
     def read(self, size: int = -1) -> bytes:
         data = self._stream.read(size)
-        self._progress.add(data.count(b"\n"))
+        self._progress.add(data.count(self._begin))
         return data
 
 
-def _pipe(source: Cursor, out: str, target: Cursor, into: str, progress: Progress) -> None:
+def _pipe(source: Cursor, out: str, target: Cursor, into: str, begin: bytes, progress: Progress) -> None:
+    """Copy rows, each of which begins with the bytes `begin`."""
     read_end, write_end = wide_pipe()
     failures: list[BaseException] = []
 
@@ -339,7 +355,7 @@ def _pipe(source: Cursor, out: str, target: Cursor, into: str, progress: Progres
     arrived: BaseException | None = None
     try:
         with os.fdopen(read_end, "rb", 0) as stream:
-            target.copy_expert(into, _Counted(stream, progress), _BUFFER)
+            target.copy_expert(into, _Counted(stream, begin, progress), _BUFFER)
     except BaseException as error:
         arrived = error
     feeder.join()
