@@ -31,7 +31,7 @@ from typing import Any, TextIO, cast
 sys.dont_write_bytecode = True
 
 import psycopg2  # noqa: E402
-from migration_engine import settings, sqlite_pages, target  # noqa: E402
+from migration_engine import parallel, settings, sqlite_pages, target  # noqa: E402
 from migration_engine.errors import RejectsError, TargetError, UsageError  # noqa: E402
 from migration_engine.momentum_loading import Rejects, carry, create_staging  # noqa: E402
 from migration_engine.momentum_source import private_copy  # noqa: E402
@@ -58,12 +58,14 @@ def migrate(connection: Connection, bots: Bots, bot: Bot, accepted: int, full: b
         if base is not None and (full or base.engine != engine):
             base = None
         with private_copy(Path(path), lambda text: say(f"warning: {text}")) as copy:
-            # Both read the whole file, and neither holds the interpreter for long.
-            with ThreadPoolExecutor(1) as beside:
-                check = beside.submit(copy.check) if base is None else None
-                digests = sqlite_pages.digests(copy.path)
-            if check:
+            if base is None:
+                # Both read the whole file, and neither holds the interpreter for long.
+                with ThreadPoolExecutor(1) as beside:
+                    check = beside.submit(copy.check)
+                    digests = sqlite_pages.digests(copy.path)
                 check.result()
+            else:
+                digests = sqlite_pages.digests(copy.path, parallel.cores())
             run_id = target.begin_run(
                 cursor,
                 bot.bot_id,

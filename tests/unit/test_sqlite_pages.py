@@ -331,6 +331,14 @@ def test_the_first_and_the_last_row_of_a_table(source: Source) -> None:
             assert not missed(before, after, "trades", ranges_of(before, after))
 
 
+def test_processes_share_the_work(source: Source) -> None:
+    # More than a chunk for each, and a part of one.
+    source.insert("trades", range(1, 40_000))
+    copy = source.copy("copy.db")
+    assert copy.stat().st_size > 3 << 20
+    assert digests(copy, 3) == digests(copy) != b""
+
+
 def test_digests_of_another_kind_tell_nothing(source: Source) -> None:
     source.insert("trades", range(1, 500))
     copy = source.copy("copy.db")

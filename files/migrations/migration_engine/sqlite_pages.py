@@ -26,7 +26,11 @@ from itertools import compress
 from operator import ne
 from pathlib import Path
 
+from . import parallel
+
 DIGEST_BYTES = 8
+# So much is read at once: whole pages of any size.
+_CHUNK = 1 << 20
 # Magic and version, page size, digest of the definitions, number of pages.
 _PREFIX = struct.Struct("=8sI32sI")
 _MAGIC = b"sqpages1"
@@ -39,7 +43,7 @@ _WORTHWHILE = 0.5
 _UNEXPECTED = (ValueError, IndexError, struct.error, sqlite3.DatabaseError)
 
 
-def digests(path: Path) -> bytes:
+def digests(path: Path, processes: int = 1) -> bytes:
     """What changed_ranges compares: a prefix, then 20 bytes a page (digest, owner, largest rowid).
 
     The owner is the root of the table whose leaf a page is, 0 for all other pages. Empty where the file is
@@ -49,16 +53,18 @@ def digests(path: Path) -> bytes:
         with path.open("rb") as stream:
             header = stream.read(100)
             size = _page_size(header)
-            stream.seek(0)
+            total = os.fstat(stream.fileno()).st_size
+
+            def share(number: int, of: int) -> Iterator[tuple[bytes, bytes]]:
+                return (_page_sums(stream.fileno(), at, size) for at in range(number * _CHUNK, total, of * _CHUNK))
+
             # Index 0 is no page.
             sums, kinds = bytearray(DIGEST_BYTES), bytearray(1)
-            while chunk := stream.read(1 << 20):
-                view = memoryview(chunk)
-                starts = range(0, len(chunk), size)
-                sums += b"".join([sha256(view[start : start + size]).digest()[:DIGEST_BYTES] for start in starts])
-                kinds += chunk[::size]
+            for some_sums, some_kinds in share(0, 1) if processes == 1 else parallel.shares(share, processes):
+                sums += some_sums
+                kinds += some_kinds
             count = len(kinds) - 1
-            if stream.tell() != count * size or count >= _MOST_PAGES:
+            if total != count * size or count >= _MOST_PAGES:
                 return b""
             roots, definitions = _tables(path, header)
             owners, uppers = array("I", bytes(4 * len(kinds))), array("q", bytes(8 * len(kinds)))
@@ -106,6 +112,14 @@ def changed_ranges(
     except _UNEXPECTED:
         return None
     return _merged(ranges)
+
+
+def _page_sums(descriptor: int, start: int, size: int) -> tuple[bytes, bytes]:
+    """The digests of the pages of a chunk, and their first bytes."""
+    chunk = os.pread(descriptor, _CHUNK, start)
+    view = memoryview(chunk)
+    sums = [sha256(view[at : at + size]).digest()[:DIGEST_BYTES] for at in range(0, len(chunk), size)]
+    return b"".join(sums), chunk[::size]
 
 
 def _unequal(earlier: array[int], later: array[int]) -> set[int]:
