@@ -94,6 +94,30 @@ def test_server_process_terminated_in_the_middle(target: Target, legacy: Legacy)
     assert target.script("reconcile.py", "--bot", "shortseller_001")["ok"] is True
 
 
+def test_a_source_that_breaks_off_in_the_middle_is_named(target: Target, legacy: Legacy) -> None:
+    legacy.execute(
+        "INSERT INTO trading.trades (symbol, side, quantity, price) SELECT 'X', 'Sell', 1, n FROM generate_series(1, 500) n"
+    )
+    # As slow as a history of millions.
+    legacy.execute("ALTER TABLE trading.trades RENAME TO slow_trades")
+    legacy.execute("CREATE VIEW trading.trades AS SELECT * FROM trading.slow_trades WHERE pg_sleep(0.005) IS NOT NULL")
+    before = target.business()
+    process = target.start("stage_shortseller.py")
+    with closing(legacy.server.connect(legacy.database, "trading_user")) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        while process.poll() is None:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY (SELECT%'"
+                " AND application_name = 'stage_shortseller.py' AND state = 'active'"
+            )
+            time.sleep(0.1)
+    _, err = process.communicate()
+    assert process.returncode == 4, err
+    assert "cannot be read: " in err
+    assert "run this again when it can" in err
+    assert target.business() == before
+
+
 def test_second_run_is_told_who_is_at_work(target: Target, momentum_history: Momentum) -> None:
     target.sql("003_register_momentum_bot.sql")
     target.server.execute(target.database, f"ALTER DATABASE {target.database} SET migration.lock_wait = '1s'")

@@ -359,11 +359,12 @@ def _pipe(source: Cursor, out: str, target: Cursor, into: str, begin: bytes, pro
     except BaseException as error:
         arrived = error
     feeder.join()
-    # A source that broke off looks like an end of data to the target.
-    broken = [f for f in failures if not isinstance(f, BrokenPipeError)]
-    if arrived is not None:
-        if isinstance(arrived, psycopg2.Error):
-            raise MigrationError(f"staging failed: {str(arrived).strip()}") from arrived
-        raise arrived
-    if broken or failures:
-        raise (broken or failures)[0]
+    # The target calls a source that broke off an unexpected end of data; a source
+    # calls a target that did a broken pipe.
+    for failure in failures:
+        if not isinstance(failure, BrokenPipeError):
+            raise failure
+    if isinstance(arrived, psycopg2.Error):
+        raise MigrationError(f"staging failed: {str(arrived).strip()}") from arrived
+    if arrived or failures:
+        raise arrived or failures[0]
