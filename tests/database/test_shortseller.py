@@ -396,6 +396,17 @@ def test_source_of_another_shape(target: Target, legacy: Legacy, statement: str,
     assert target.contents() == before
 
 
+def test_a_fraction_where_whole_numbers_belong_is_not_rounded(target: Target, legacy: Legacy) -> None:
+    legacy.execute("ALTER TABLE trading.risk_metrics ALTER COLUMN winning_trades TYPE numeric")
+    number = legacy.insert("risk_metrics", date="2025-06-01", winning_trades=3)
+    target.migrate_shortseller()
+    assert target.value("SELECT winning_trades FROM trading.risk_metrics") == 3
+    legacy.execute("UPDATE trading.risk_metrics SET winning_trades = 3.5 WHERE id = %s", number)
+    done = target.python("stage_shortseller.py")
+    assert done.returncode == 4
+    assert 'invalid input syntax for type bigint: "3.5"' in done.stderr
+
+
 def test_source_that_is_down(target: Target, legacy: Legacy) -> None:
     target.bot("shortseller_001")["legacy"]["port"] = 1
     done = target.python("stage_shortseller.py")

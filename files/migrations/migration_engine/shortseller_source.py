@@ -222,7 +222,11 @@ class Snapshot:
             (f"{schema}.{table.name}",),
         )
         types = dict(target.fetchall())
-        sent = ", ".join(f"{_quoted(column)}::{types[column]}" for column in table.columns)
+        # By its text, or a fraction in a column of whole numbers would be rounded.
+        way = {
+            column: "::text" if table.types[column] == "numeric" != types[column] else "" for column in table.columns
+        }
+        sent = ", ".join(f"{_quoted(column)}{way[column]}::{types[column]}" for column in table.columns)
         metadata, hashed = table.metadata_at_source(bot_id), ROW_HASH.format(table.canonical_at_source())
         if not table.extra:
             # The binary format of jsonb is a version and the text.
