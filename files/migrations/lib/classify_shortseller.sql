@@ -53,14 +53,15 @@ CREATE TEMP TABLE refused AS SELECT c.* FROM (
 ) AS c WHERE c.reason <> '';
 UPDATE legacy_shortseller.trades s SET _reject = r.reason FROM refused r WHERE s.ctid = r.place;
 DROP TABLE refused;
+CREATE TEMP TABLE repeated AS
+    SELECT hashtextextended(trade_id, 0) AS hash FROM legacy_shortseller.trades GROUP BY 1 HAVING count(*) > 1;
 UPDATE legacy_shortseller.trades s
 SET _reject = concat_ws('; ', s._reject, format('trade_id %s is also that of another legacy row', s.trade_id))
 FROM (SELECT trade_id, (array_agg(id ORDER BY bot_id, id))[1] AS id, min(bot_id) AS bot_id FROM legacy_shortseller.trades
-      WHERE hashtextextended(trade_id, 0) IN (
-          SELECT hashtextextended(trade_id, 0) FROM legacy_shortseller.trades GROUP BY 1 HAVING count(*) > 1)
-      GROUP BY trade_id) AS keeper
+      WHERE hashtextextended(trade_id, 0) IN (SELECT hash FROM repeated) GROUP BY trade_id) AS keeper
 WHERE s.bot_id = current_setting('migration.bot_id') AND s.trade_id = keeper.trade_id
   AND (s.bot_id, s.id) <> (keeper.bot_id, keeper.id);
+DROP TABLE repeated;
 
 CREATE TEMP TABLE refused AS SELECT c.* FROM (
     SELECT s.ctid AS place, concat_ws('; ',

@@ -76,15 +76,25 @@ BEGIN
 END
 $$;
 
--- Two processes sort an index if each has 32 MB for it.
+-- Two processes sort an index if each has 32 MB for it; more would get in each
+-- other's way.
 CREATE OR REPLACE FUNCTION migration.restore_indexes(statements text[]) RETURNS void LANGUAGE plpgsql
-SET maintenance_work_mem = '256MB' AS $$
+SET maintenance_work_mem = '256MB' SET max_parallel_maintenance_workers = 1 AS $$
 DECLARE
     statement text;
 BEGIN
     FOREACH statement IN ARRAY statements LOOP
         EXECUTE statement;
     END LOOP;
+END
+$$;
+
+-- Tells the planner how large a table is now. A small sample does: autovacuum
+-- takes a proper one soon after the commit.
+CREATE OR REPLACE FUNCTION migration.analyze(target regclass) RETURNS void LANGUAGE plpgsql
+SET default_statistics_target = 10 AS $$
+BEGIN
+    EXECUTE format('ANALYZE %s', target);
 END
 $$;
 
@@ -275,7 +285,7 @@ BEGIN
 
     -- Without fresh statistics the planner would take a big table for a small one.
     IF inserted + updated > greatest(100, (SELECT reltuples / 10 FROM pg_class WHERE oid = m.target_table::regclass)) THEN
-        EXECUTE format('ANALYZE %s', m.target_table);
+        PERFORM migration.analyze(m.target_table::regclass);
     END IF;
     IF derived THEN
         DROP TABLE derived_rows;

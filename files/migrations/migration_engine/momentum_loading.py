@@ -158,7 +158,7 @@ def load_new(cursor: Cursor, copy: Copy, mapper: Mapper, rejects: Rejects) -> Ta
         if restore:
             say(f"{mapper.bot_id}: {mapper.table}: {tally.converted} rows stored, building indexes")
         cursor.execute("SELECT migration.restore_indexes(%s::text[])", (restore,))
-        cursor.execute(f"ANALYZE {table}")
+        cursor.execute("SELECT migration.analyze(%s::regclass)", (table,))
     except psycopg2.IntegrityError:
         cursor.execute("ROLLBACK TO SAVEPOINT loading")
         rejects.forget_after(place)
