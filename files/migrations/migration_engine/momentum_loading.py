@@ -6,7 +6,8 @@ temporary staging table of the same shape, to be merged.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timezone
@@ -146,8 +147,13 @@ def copy_rows(
     return tally
 
 
-def load_new(cursor: Cursor, copy: Copy, mapper: Mapper, rejects: Rejects) -> Tally | None:
-    """All rows straight into the unified table, which has none of the bot; None where rows are in each other's way."""
+def load_new(
+    cursor: Cursor, copy: Copy, mapper: Mapper, rejects: Rejects, meanwhile: Callable[[], object]
+) -> Tally | None:
+    """All rows straight into the unified table, which has none of the bot; None where rows are in each other's way.
+
+    While the server builds the indexes, `meanwhile` is called.
+    """
     table = mapper.spec.target
     place = rejects.file.tell()
     cursor.execute("SAVEPOINT loading")
@@ -157,7 +163,10 @@ def load_new(cursor: Cursor, copy: Copy, mapper: Mapper, rejects: Rejects) -> Ta
         tally = copy_rows(cursor, f"{table} ({', '.join(mapper.target_columns)})", copy, mapper, None, False, rejects)
         if restore:
             say(f"{mapper.bot_id}: {mapper.table}: {tally.converted} rows stored, building indexes")
-        cursor.execute("SELECT migration.restore_indexes(%s::text[])", (restore,))
+        with ThreadPoolExecutor(1) as beside:
+            done = beside.submit(meanwhile)
+            cursor.execute("SELECT migration.restore_indexes(%s::text[])", (restore,))
+        done.result()
         cursor.execute("SELECT migration.analyze(%s::regclass)", (table,))
     except psycopg2.IntegrityError:
         cursor.execute("ROLLBACK TO SAVEPOINT loading")
@@ -185,8 +194,10 @@ def stage(cursor: Cursor, copy: Copy, mapper: Mapper, ranges: list[tuple[int, in
     return tally
 
 
-def carry(cursor: Cursor, copy: Copy, bot: Bot, base: BaseRun | None, digests: bytes, rejects: Rejects) -> None:
-    """Load or stage all tables of a bot, and record what was found."""
+def carry(
+    cursor: Cursor, copy: Copy, bot: Bot, base: BaseRun | None, digests: Callable[[], bytes], rejects: Rejects
+) -> None:
+    """Load or stage all tables of a bot, and record what was found. `digests`: of the copy's pages."""
     known = {table: target.rejected_ids(cursor, bot.bot_id, table, base) for table in TABLES}
     found: list[SourceTable] = []
     tallies: list[Tally] = []
@@ -196,7 +207,7 @@ def carry(cursor: Cursor, copy: Copy, bot: Bot, base: BaseRun | None, digests: b
         mapper = Mapper(table, bot.bot_id, find_zone(bot.timezone), copy.extra[table])
         ranges = None
         if base is not None and table not in SMALL:
-            ranges = sqlite_pages.changed_ranges(copy.path, copy.connection, table, base.page_digests, digests)
+            ranges = sqlite_pages.changed_ranges(copy.path, copy.connection, table, base.page_digests, digests())
         # Ids with great gaps cannot be gone through one by one.
         if ranges is not None and highest[table] <= 10 * copy.count(table) + 100_000:
             target.note_gone(cursor, bot.bot_id, table, copy.absent(table, ranges, highest[table]))
@@ -206,7 +217,7 @@ def carry(cursor: Cursor, copy: Copy, bot: Bot, base: BaseRun | None, digests: b
             ranges = None
         tally = None
         if ranges is None and target.is_first(cursor, "momentum", table, bot.bot_id):
-            tally = load_new(cursor, copy, mapper, rejects)
+            tally = load_new(cursor, copy, mapper, rejects, digests)
         loaded = tally is not None
         if tally is None:
             tally = stage(cursor, copy, mapper, ranges, rejects)

@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import methodcaller
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from . import parallel
+from . import parallel, sqlite_pages
 from .errors import SourceError
 from .settings import legacy_tables
 from .values import UTC
@@ -39,13 +39,14 @@ _ALL = (-(1 << 63), (1 << 63) - 1)
 
 @dataclass(frozen=True)
 class Copy:
-    """An open copy. Everything committed before snapshot_at is in it."""
+    """An open copy. Everything committed before snapshot_at is in it. `digests`: of its pages, if asked for."""
 
     source: Path
     path: Path
     connection: sqlite3.Connection
     snapshot_at: datetime
     extra: dict[str, list[str]]
+    digests: bytes | None = None
 
     def spread(
         self, table: str, work: Callable[[Copy, list[tuple[int, int]] | None], Generator[T, None, None]]
@@ -75,6 +76,10 @@ class Copy:
             problems = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
         if problems != ["ok"]:
             raise SourceError(f"{self.source} is damaged: {'; '.join(problems)}; restore it from a backup")
+
+    def remove(self) -> None:
+        """Remove it from the disk before its time, once nothing is read from it any more."""
+        self.path.unlink()
 
     def count(self, table: str) -> int:
         """Rows of a table, as SQLite counts them."""
@@ -126,12 +131,12 @@ class Copy:
 
 
 @contextmanager
-def private_copy(path: Path, warn: Callable[[str], None]) -> Iterator[Copy]:
+def private_copy(path: Path, warn: Callable[[str], None], digested: bool = False) -> Iterator[Copy]:
     """Copy the file by SQLite's online backup, and remove the copy in the end.
 
-    The source is opened read-only, and no writer waits for it. Raises
-    SourceError where it is absent, locked, not a database, damaged, or lacks a
-    table or column.
+    `digested`: digest its pages as well. The source is opened read-only, and no
+    writer waits for it. Raises SourceError where it is absent, locked, not a
+    database, damaged, or lacks a table or column.
     """
     if not path.is_file():
         raise SourceError(
@@ -155,11 +160,12 @@ def private_copy(path: Path, warn: Callable[[str], None]) -> Iterator[Copy]:
             f"cannot make a copy of {path} in {parent}: {error}; set TMPDIR to a writable folder"
         ) from error
     try:
-        snapshot_at = _back_up(path, folder / "trading.db")
-        connection = _connect(folder / "trading.db")
+        copy = folder / "trading.db"
+        snapshot_at, digests = _back_up_and_digest(path, copy) if digested else (_back_up(path, copy), None)
+        connection = _connect(copy)
         try:
             try:
-                yield Copy(path, folder / "trading.db", connection, snapshot_at, _check(connection, path, warn))
+                yield Copy(path, copy, connection, snapshot_at, _check(connection, path, warn), digests)
             except sqlite3.DatabaseError as error:
                 raise SourceError(f"{path} cannot be read: {error}; restore it from a backup") from error
         finally:
@@ -178,6 +184,27 @@ def _remove_abandoned(parent: Path) -> None:
         pid = folder.name[len(_PREFIX) :].split("-")[0]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and folder.owner() == Path("/proc/self").owner():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _back_up_and_digest(path: Path, copy: Path) -> tuple[datetime, bytes]:
+    """_back_up, and the digests of the copy: meanwhile made of the source, which holds if nobody wrote to it.
+
+    The backup has a process of its own, because whoever closes a file drops the
+    locks of his process on it, SQLite's too.
+    """
+    began, before = time.time(), path.stat()
+    with parallel.beside(lambda: _back_up(path, copy)) as copied:
+        digests = b""
+        # What cannot be read is told by the backup. A database in WAL mode is more than its file.
+        with suppress(OSError), path.open("rb") as stream:
+            if stream.read(20)[18:] != _WAL:
+                digests = sqlite_pages.digests(path)
+        snapshot_at = copied()
+    after = path.stat()
+    # A file system's clock ticks every few milliseconds.
+    if digests and before.st_mtime < began - 0.1 and before.st_mtime_ns == after.st_mtime_ns:
+        return snapshot_at, sqlite_pages.digests_of_backup(digests, copy)
+    return snapshot_at, sqlite_pages.digests(copy, parallel.cores())
 
 
 def _back_up(path: Path, copy: Path) -> datetime:

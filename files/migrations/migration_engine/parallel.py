@@ -6,12 +6,13 @@ import fcntl
 import os
 import pickle
 import signal
+import sqlite3
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import Enum
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 from .errors import MigrationError
 
@@ -27,6 +28,8 @@ class _Mark(Enum):
 
 
 _END = _Mark.END
+# What a child reads may be wrong, and what it raises then is the parent's to tell.
+_FORWARDED = (MigrationError, sqlite3.DatabaseError)
 
 
 def cores() -> int:
@@ -46,8 +49,30 @@ def shares(work: Callable[[int, int], Iterator[T]], processes: int) -> Generator
     """The results of work(0, n), work(1, n), ..., one of each in turn, each made by a process of its own.
 
     A child that cannot write waits, so that memory stays flat; it ends when its
-    parent has. Raises MigrationError where one dies.
+    parent has. Raises what a child raised of _FORWARDED, and MigrationError where
+    one dies.
     """
+    with _children(work, processes) as pipes:
+        waiting = list(pipes)
+        while waiting:
+            for pipe in list(waiting):
+                message = _receive(pipe)
+                if message is _END:
+                    waiting.remove(pipe)
+                else:
+                    yield message
+
+
+@contextmanager
+def beside(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
+    """Context: a process of its own does work(), and what is given waits for its result; both raise as shares()."""
+    with _children(lambda *_: iter([work()]), 1) as (pipe,):
+        yield lambda: cast(T, _receive(pipe))
+
+
+@contextmanager
+def _children(work: Callable[[int, int], Iterator[object]], processes: int) -> Iterator[list[BinaryIO]]:
+    """Context: children at work, and the pipes that they write to."""
     pipes: list[BinaryIO] = []
     children: list[int] = []
     try:
@@ -60,18 +85,11 @@ def shares(work: Callable[[int, int], Iterator[T]], processes: int) -> Generator
                 os.close(read_end)
                 for pipe in pipes:
                     pipe.close()
-                _child(work(share, processes), write_end)
+                _child(work, share, processes, write_end)
             os.close(write_end)
             pipes.append(os.fdopen(read_end, "rb"))
             children.append(pid)
-        waiting = list(pipes)
-        while waiting:
-            for pipe in list(waiting):
-                message = _receive(pipe)
-                if message is _END:
-                    waiting.remove(pipe)
-                else:
-                    yield message
+        yield pipes
     finally:
         for pipe in pipes:
             pipe.close()
@@ -79,16 +97,19 @@ def shares(work: Callable[[int, int], Iterator[T]], processes: int) -> Generator
             os.waitpid(pid, 0)
 
 
-def _child(results: Iterator[object], write_end: int) -> None:
+def _child(work: Callable[[int, int], Iterator[object]], share: int, processes: int, write_end: int) -> None:
     """Send results until there are no more or nobody reads; never returns."""
     status = 1
-    # Ctrl-C ends the parent, and with it the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C is the parent's to tell.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         with os.fdopen(write_end, "wb") as stream:
-            for result in results:
-                _send(stream, result)
-            _send(stream, _END)
+            try:
+                for result in work(share, processes):
+                    _send(stream, result)
+                _send(stream, _END)
+            except _FORWARDED as error:
+                _send(stream, error)
         status = 0
     except BrokenPipeError:
         status = 0
@@ -110,4 +131,7 @@ def _receive(pipe: BinaryIO) -> Any:
     data = pipe.read(int.from_bytes(header, "big")) if len(header) == _HEADER else b""
     if not data:
         raise MigrationError("a process that converts rows ended early; see its message above. Nothing was changed.")
-    return pickle.loads(data)
+    message = pickle.loads(data)
+    if isinstance(message, _FORWARDED):
+        raise message
+    return message

@@ -18,9 +18,10 @@ import sqlite3
 import struct
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from itertools import compress
 from operator import ne
@@ -81,6 +82,16 @@ def digests(path: Path, processes: int = 1) -> bytes:
     return b"".join((_PREFIX.pack(_MAGIC, size, definitions, count), sums, owners.tobytes(), uppers.tobytes()))
 
 
+def digests_of_backup(found: bytes, copy: Path) -> bytes:
+    """digests(copy), where `found` are those of what it was copied from: SQLite gives a copy a first page of its own."""
+    if not found:
+        return found
+    with copy.open("rb") as stream:
+        first, _ = _page_sums(stream.fileno(), 0, _page_size(stream.read(100)))
+    at = _PREFIX.size + DIGEST_BYTES
+    return found[:at] + first[:DIGEST_BYTES] + found[at + DIGEST_BYTES :]
+
+
 def changed_ranges(
     path: Path, connection: sqlite3.Connection, table: str, before: bytes, now: bytes
 ) -> list[tuple[int, int]] | None:
@@ -89,14 +100,13 @@ def changed_ranges(
     `now` is digests(path), `before` that of the earlier copy, `connection` has `path` open. None: cannot be
     told, or not worth it; take every row. Raises OSError where `path` cannot be read.
     """
-    earlier, later = _parse(before), _parse(now)
+    earlier, later, changed = _compared(before, now)
     found = connection.execute(
         "SELECT rootpage FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", (table,)
     ).fetchone()
     if earlier is None or later is None or found is None or earlier.layout != later.layout:
         return None
     root = found[0]
-    changed = _unequal(earlier.digests, later.digests)
     unlike = changed | _unequal(earlier.owners, later.owners)
     moved = [leaf for leaf in unlike if later.owns(root, leaf)]
     if root not in later.owners or len(moved) > _WORTHWHILE * later.owners.count(root):
@@ -120,6 +130,15 @@ def _page_sums(descriptor: int, start: int, size: int) -> tuple[bytes, bytes]:
     view = memoryview(chunk)
     sums = [sha256(view[at : at + size]).digest()[:DIGEST_BYTES] for at in range(0, len(chunk), size)]
     return b"".join(sums), chunk[::size]
+
+
+@lru_cache(1)
+def _compared(before: bytes, now: bytes) -> tuple[_Pages | None, _Pages | None, frozenset[int]]:
+    """Digests of two copies, and the pages whose digests differ: the same for every table."""
+    earlier, later = _parse(before), _parse(now)
+    if earlier is None or later is None:
+        return earlier, later, frozenset()
+    return earlier, later, frozenset(_unequal(earlier.digests, later.digests))
 
 
 def _unequal(earlier: array[int], later: array[int]) -> set[int]:
@@ -232,7 +251,7 @@ def _leaves(file: _File, kinds: bytearray, root: int) -> Iterator[tuple[int, int
         todo.append((right, lower, upper))
 
 
-def _spilled(file: _File, pages: _Pages, changed: set[int], same: Iterable[int]) -> Iterator[int]:
+def _spilled(file: _File, pages: _Pages, changed: Set[int], same: Iterable[int]) -> Iterator[int]:
     """The rowids on the unchanged leaves `same` of a table whose overflow pages changed."""
     first = file.page(1)
     usable = file.page_size - first[20]

@@ -171,7 +171,6 @@ def begin_run(
     mode: str,
     engine: str,
     position: dict[str, Any] | None = None,
-    page_digests: bytes = b"",
 ) -> int:
     """Record a run and make it the current one of the transaction."""
     cursor.execute(
@@ -180,15 +179,19 @@ def begin_run(
         (bot_id, source, started_at, snapshot_at, mode, engine, Json(position)),
     )
     run_id: int = one(cursor)[0]
-    # By COPY, or the server would log them.
-    parts = (page_digests[start : start + _PART].hex() for start in range(0, len(page_digests), _PART))
-    lines = (f"{run_id}\t{number}\t\\\\x{part}\n".encode() for number, part in enumerate(parts))
-    cursor.copy_expert("COPY migration.page_digests FROM STDIN", ChunkStream(lines), 1 << 16)
     cursor.execute(
         "SELECT set_config('migration.bot_id', %s, true), set_config('migration.run_id', %s, true)",
         (bot_id, str(run_id)),
     )
     return run_id
+
+
+def store_digests(cursor: Cursor, run_id: int, digests: bytes) -> None:
+    """Store what sqlite_pages made of the file that a run read."""
+    # By COPY, or the server would log them.
+    parts = (digests[start : start + _PART].hex() for start in range(0, len(digests), _PART))
+    lines = (f"{run_id}\t{number}\t\\\\x{part}\n".encode() for number, part in enumerate(parts))
+    cursor.copy_expert("COPY migration.page_digests FROM STDIN", ChunkStream(lines), 1 << 16)
 
 
 @dataclass(frozen=True)
