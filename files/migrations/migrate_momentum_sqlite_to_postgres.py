@@ -22,7 +22,6 @@ import gc
 import json
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -32,13 +31,13 @@ from typing import Any, TextIO, cast
 sys.dont_write_bytecode = True
 
 import psycopg2  # noqa: E402
-from migration_engine import settings, sqlite_pages, target  # noqa: E402
+from migration_engine import parallel, settings, sqlite_pages, target  # noqa: E402
 from migration_engine.errors import RejectsError, TargetError, UsageError  # noqa: E402
 from migration_engine.momentum_loading import Rejects, carry, create_staging  # noqa: E402
 from migration_engine.momentum_source import private_copy  # noqa: E402
 from migration_engine.progress import say  # noqa: E402
 from migration_engine.settings import Bot, Bots  # noqa: E402
-from migration_engine.target import Connection, Cursor  # noqa: E402
+from migration_engine.target import Connection  # noqa: E402
 from migration_engine.values import find_zone  # noqa: E402
 
 
@@ -58,7 +57,7 @@ def migrate(connection: Connection, bots: Bots, bot: Bot, accepted: int, full: b
         base = target.last_merged(cursor, bot.bot_id)
         if base is not None and (full or base.engine != engine):
             base = None
-        with private_copy(Path(path), lambda text: say(f"warning: {text}"), digested=base is not None) as copy:
+        with private_copy(Path(path), lambda text: say(f"warning: {text}")) as copy:
             run_id = target.begin_run(
                 cursor,
                 bot.bot_id,
@@ -71,35 +70,23 @@ def migrate(connection: Connection, bots: Bots, bot: Bot, accepted: int, full: b
 
             @cache
             def inspect() -> bytes:
-                if copy.digests is not None:
-                    return copy.digests
-                copy.check()
-                return sqlite_pages.digests(copy.path)
+                if base is None:
+                    copy.check()
+                return sqlite_pages.digests(copy.path, 1 if base is None else parallel.cores())
 
             rejects = Rejects(bot.bot_id, run_id, cast(TextIO, spool))
             cursor.execute("SAVEPOINT rows")
             carry(cursor, copy, bot, base, inspect, rejects)
-            with ThreadPoolExecutor(1) as beside:
-                digests = inspect()
-                # It is large, and the server is at work.
-                beside.submit(copy.remove)
-                target.store_digests(cursor, run_id, digests)
-                return merge(connection, cursor, bot, rejects, accepted, dry_run)
-
-
-def merge(
-    connection: Connection, cursor: Cursor, bot: Bot, rejects: Rejects, accepted: int, dry_run: bool
-) -> dict[str, Any]:
-    """Merge what carry() staged; what was rejected is stored where that stops the run."""
-    try:
-        return target.merge(cursor, "momentum", [bot.bot_id], 2**31 - 1 if dry_run else accepted)
-    except psycopg2.Error as error:
-        if error.pgcode != RejectsError.sqlstate or dry_run:
+            target.store_digests(cursor, run_id, inspect())
+        try:
+            return target.merge(cursor, "momentum", [bot.bot_id], 2**31 - 1 if dry_run else accepted)
+        except psycopg2.Error as error:
+            if error.pgcode != RejectsError.sqlstate or dry_run:
+                raise
+            cursor.execute("ROLLBACK TO SAVEPOINT rows")
+            rejects.store(cursor)
+            connection.commit()
             raise
-        cursor.execute("ROLLBACK TO SAVEPOINT rows")
-        rejects.store(cursor)
-        connection.commit()
-        raise
 
 
 def run(

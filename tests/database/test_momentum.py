@@ -265,6 +265,32 @@ def _corrupt(momentum: Momentum) -> None:
     momentum.path.write_bytes(content)
 
 
+def _corrupt_where_several_read(momentum: Momentum) -> None:
+    columns = "mode, symbol, side, entry_time, entry_price, quantity, position_size_usd, created_at"
+    momentum.trade()
+    with momentum.connection:
+        momentum.connection.execute(
+            f"INSERT INTO trades ({columns}) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000)"
+            f" SELECT {columns} FROM trades, n"
+        )
+    momentum.connection.close()
+    content = bytearray(momentum.path.read_bytes())
+    middle = len(content) // 8192 * 4096
+    content[middle : middle + 4096 * 5] = b"\xa5" * (4096 * 5)
+    momentum.path.write_bytes(content)
+
+
+def _corrupt_index(momentum: Momentum) -> None:
+    momentum.trade(trade_id="a")
+    root = momentum.connection.execute("SELECT rootpage FROM sqlite_master WHERE name LIKE 'sqlite_autoindex_trades%'")
+    place = (root.fetchone()[0] - 1) * 4096
+    momentum.connection.close()
+    content = bytearray(momentum.path.read_bytes())
+    # Its one entry.
+    content[place + 4090 : place + 4096] = b"\xa5" * 6
+    momentum.path.write_bytes(content)
+
+
 def _truncated(momentum: Momentum) -> None:
     for _ in range(400):
         momentum.trade()
@@ -290,6 +316,8 @@ def _lacks_table(momentum: Momentum) -> None:
         (_absent, "is not there: expected the Momentum bot's SQLite file"),
         (_no_database, "is not an SQLite database"),
         (_corrupt, "is damaged"),
+        (_corrupt_where_several_read, "is damaged"),
+        (_corrupt_index, "is damaged"),
         (_truncated, "is damaged"),
         (_locked, "was locked for 5 seconds"),
         (_lacks_column, "lacks column trades.pnl_usd"),

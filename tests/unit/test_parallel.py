@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "files/migrations"))
 from migration_engine import parallel
-from migration_engine.errors import MigrationError
+from migration_engine.errors import MigrationError, SourceError
 
 
 def children() -> list[str]:
@@ -38,6 +39,21 @@ def test_a_child_that_dies_is_an_error(capfd: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(MigrationError, match="ended early"):
         list(parallel.shares(work, 2))
     assert "row 17" in capfd.readouterr().err
+    assert children() == []
+
+
+@pytest.mark.parametrize("error", [SourceError("the file is damaged"), sqlite3.DatabaseError("malformed")])
+def test_what_is_wrong_with_the_source_is_told_by_the_parent(
+    error: Exception, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def work(share: int, of: int) -> Iterator[int]:
+        yield share
+        if share:
+            raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        list(parallel.shares(work, 2))
+    assert capfd.readouterr().err == ""
     assert children() == []
 
 

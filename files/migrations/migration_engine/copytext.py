@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 
+import psycopg2
+import psycopg2.extensions
+
 
 def escape(field: str) -> str:
     """Escape what COPY would read as syntax."""
@@ -21,16 +24,33 @@ class ChunkStream(io.RawIOBase):
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks: Iterator[bytes] = iter(chunks)
         self._chunk = memoryview(b"")
+        self.failure: Exception | None = None
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
         while not self._chunk:
-            chunk = next(self._chunks, None)
+            try:
+                chunk = next(self._chunks, None)
+            except Exception as error:
+                self.failure = error
+                raise
             if chunk is None:
                 return b""
             self._chunk = memoryview(chunk)
         part = bytes(self._chunk[:size] if size >= 0 else self._chunk)
         self._chunk = self._chunk[len(part) :]
         return part
+
+
+def copy_from(cursor: psycopg2.extensions.cursor, into: str, chunks: Iterable[bytes], buffer: int = 1 << 18) -> None:
+    """COPY chunks of text into a table, given with its columns. Raises what they raise."""
+    stream = ChunkStream(chunks)
+    try:
+        cursor.copy_expert(f"COPY {into} FROM STDIN", stream, buffer)
+    except psycopg2.Error:
+        # psycopg2 tells it as an error of the server.
+        if stream.failure is not None:
+            raise stream.failure from None
+        raise

@@ -17,7 +17,7 @@ from typing import TextIO, TypeAlias
 import psycopg2
 
 from . import sqlite_pages, target
-from .copytext import ChunkStream, escape
+from .copytext import copy_from, escape
 from .momentum_mapping import TABLES, Mapper, Reject, reject_of
 from .momentum_source import Copy
 from .progress import Progress, say
@@ -27,7 +27,6 @@ from .values import MONEY, RATIO, find_zone
 
 # One row a day, and rewritten under new ids: always read as a whole.
 SMALL = ("daily_snapshots",)
-BUFFER = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ def copy_rows(
         return convert(own, mapper, turns, staged)
 
     with closing(copy.spread(mapper.table, work) if ranges is None else work(copy, ranges)) as found:
-        cursor.copy_expert(f"COPY {into} FROM STDIN", ChunkStream(texts(found)), BUFFER)
+        copy_from(cursor, into, texts(found))
     return tally
 
 

@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import methodcaller
@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from . import parallel, sqlite_pages
+from . import parallel
 from .errors import SourceError
 from .settings import legacy_tables
 from .values import UTC
 
 # The bot writes every few seconds, each time for milliseconds.
 BUSY_SECONDS = 5.0
-# A copy in steps starts again after each write of the bot; so often, before it
-# is made in one step, for which a writer waits (a second a gigabyte).
+# So many bytes are copied at once. A copy in steps starts again after each write
+# of the bot; so often, before it is made in one step, for which a writer waits
+# (about a second a gigabyte).
+STEP = 1 << 22
 RESTARTS = 20
 # Ids that one process reads before it is the next one's turn, and rows from
 # which it is worth starting some.
@@ -39,14 +41,13 @@ _ALL = (-(1 << 63), (1 << 63) - 1)
 
 @dataclass(frozen=True)
 class Copy:
-    """An open copy. Everything committed before snapshot_at is in it. `digests`: of its pages, if asked for."""
+    """An open copy. Everything committed before snapshot_at is in it."""
 
     source: Path
     path: Path
     connection: sqlite3.Connection
     snapshot_at: datetime
     extra: dict[str, list[str]]
-    digests: bytes | None = None
 
     def spread(
         self, table: str, work: Callable[[Copy, list[tuple[int, int]] | None], Generator[T, None, None]]
@@ -76,10 +77,6 @@ class Copy:
             problems = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
         if problems != ["ok"]:
             raise SourceError(f"{self.source} is damaged: {'; '.join(problems)}; restore it from a backup")
-
-    def remove(self) -> None:
-        """Remove it from the disk before its time, once nothing is read from it any more."""
-        self.path.unlink()
 
     def count(self, table: str) -> int:
         """Rows of a table, as SQLite counts them."""
@@ -131,12 +128,12 @@ class Copy:
 
 
 @contextmanager
-def private_copy(path: Path, warn: Callable[[str], None], digested: bool = False) -> Iterator[Copy]:
-    """Copy the file by SQLite's online backup, and remove the copy in the end.
+def private_copy(path: Path, warn: Callable[[str], None]) -> Iterator[Copy]:
+    """Copy the file as of one moment, and remove the copy in the end.
 
-    `digested`: digest its pages as well. The source is opened read-only, and no
-    writer waits for it. Raises SourceError where it is absent, locked, not a
-    database, damaged, or lacks a table or column.
+    The source is opened read-only, and no writer waits for it. Raises
+    SourceError where it is absent, locked, not a database, damaged, or lacks a
+    table or column.
     """
     if not path.is_file():
         raise SourceError(
@@ -161,13 +158,15 @@ def private_copy(path: Path, warn: Callable[[str], None], digested: bool = False
         ) from error
     try:
         copy = folder / "trading.db"
-        snapshot_at, digests = _back_up_and_digest(path, copy) if digested else (_back_up(path, copy), None)
+        snapshot_at = back_up(path, copy)
         connection = _connect(copy)
         try:
             try:
-                yield Copy(path, copy, connection, snapshot_at, _check(connection, path, warn), digests)
+                yield Copy(path, copy, connection, snapshot_at, _check(connection, path, warn))
+            except sqlite3.OperationalError as error:
+                raise SourceError(f"the copy of {path} cannot be read: {error}; run this again") from error
             except sqlite3.DatabaseError as error:
-                raise SourceError(f"{path} cannot be read: {error}; restore it from a backup") from error
+                raise SourceError(f"{path} is damaged: {error}; restore it from a backup") from error
         finally:
             connection.close()
     finally:
@@ -186,28 +185,8 @@ def _remove_abandoned(parent: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _back_up_and_digest(path: Path, copy: Path) -> tuple[datetime, bytes]:
-    """_back_up, and the digests of the copy: meanwhile made of the source, which holds if nobody wrote to it.
-
-    The backup has a process of its own, because whoever closes a file drops the
-    locks of his process on it, SQLite's too.
-    """
-    began, before = time.time(), path.stat()
-    with parallel.beside(lambda: _back_up(path, copy)) as copied:
-        digests = b""
-        # What cannot be read is told by the backup. A database in WAL mode is more than its file.
-        with suppress(OSError), path.open("rb") as stream:
-            if stream.read(20)[18:] != _WAL:
-                digests = sqlite_pages.digests(path)
-        snapshot_at = copied()
-    after = path.stat()
-    # A file system's clock ticks every few milliseconds.
-    if digests and before.st_mtime < began - 0.1 and before.st_mtime_ns == after.st_mtime_ns:
-        return snapshot_at, sqlite_pages.digests_of_backup(digests, copy)
-    return snapshot_at, sqlite_pages.digests(copy, parallel.cores())
-
-
-def _back_up(path: Path, copy: Path) -> datetime:
+def back_up(path: Path, copy: Path) -> datetime:
+    """Copy the file; everything committed before the time given is in the copy. Raises SourceError."""
     try:
         header = path.open("rb").read(20)
     except OSError as error:
@@ -227,7 +206,7 @@ def _back_up(path: Path, copy: Path) -> datetime:
         idle = header[18:20] == _WAL and not wal.exists()
         before = path.stat()
         snapshot_at = datetime.fromtimestamp(time.time(), UTC)
-        _copy_pages(path, copy, "immutable=1" if idle else "mode=ro")
+        _copy(path, copy, "immutable=1" if idle else "mode=ro")
         after = path.stat()
         if not idle or (
             not wal.exists() and (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
@@ -238,48 +217,14 @@ def _back_up(path: Path, copy: Path) -> datetime:
     )
 
 
-def _copy_pages(path: Path, copy: Path, mode: str) -> None:
-    moved = time.monotonic()
-    left = restarts = 0
-
-    def watch(status: int, remaining: int, _total: int) -> None:
-        nonlocal left, restarts, moved
-        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            # A slow copy meets many short locks, and none of them stops it.
-            if time.monotonic() > moved + BUSY_SECONDS:
-                raise sqlite3.OperationalError("database is locked")
-        else:
-            moved = time.monotonic()
-            if remaining > left > 0:
-                # The bot wrote between two steps.
-                restarts += 1
-                if restarts == RESTARTS:
-                    raise _KeepsChanging
-        left = remaining
-
+def _copy(path: Path, copy: Path, mode: str) -> None:
     try:
-        source = sqlite3.connect(
-            f"file:{quote(str(path))}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None
-        )
-        try:
-            in_wal = source.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-            target = sqlite3.connect(copy, isolation_level=None)
-            try:
-                # The copy is private and short-lived: nothing is lost with it.
-                target.execute("PRAGMA synchronous = OFF")
-                try:
-                    # Nobody waits for a reader of a database in WAL mode. Else a
-                    # step is some milliseconds, and the bot can write in between.
-                    source.backup(target, pages=-1 if in_wal else 1000, progress=watch, sleep=0.05)
-                except _KeepsChanging:
-                    source.backup(target, pages=-1, progress=watch, sleep=0.05)
-                # The copy is read by one process: it needs no files beside it.
-                target.execute("PRAGMA journal_mode = DELETE")
-            finally:
-                target.close()
-        finally:
-            source.close()
-    except sqlite3.OperationalError as error:
+        with closing(
+            sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        ) as source:
+            if mode != "mode=ro" or not _copy_in_steps(source, path, copy):
+                _copy_at_once(source, copy)
+    except (sqlite3.OperationalError, OSError) as error:
         if "locked" in str(error) or "busy" in str(error):
             raise SourceError(
                 f"{path} was locked for {BUSY_SECONDS:.0f} seconds: expected a bot that holds its lock only while it "
@@ -292,8 +237,47 @@ def _copy_pages(path: Path, copy: Path, mode: str) -> None:
         raise SourceError(f"{path} is damaged: {error}; restore it from a backup") from error
 
 
-class _KeepsChanging(Exception):
-    """A copy in steps never came to its end."""
+def _copy_in_steps(source: sqlite3.Connection, path: Path, copy: Path) -> bool:
+    """As the online backup does it, but many pages with one call; False where the file alone is not the database.
+
+    While a connection reads, nobody writes to the file. A step is a millisecond
+    or two, and the bot can write in between; then the copy starts again.
+    """
+    version: object = None
+    restarts, place, sent = -1, 0, 1
+    # Whoever closes a file drops his locks on it, SQLite's too: not before the last step.
+    with path.open("rb") as pages, copy.open("wb", buffering=0) as target:
+        while sent:
+            source.execute("BEGIN")
+            # Begins to read, and differs if another connection has written.
+            found = source.execute("PRAGMA data_version").fetchone()
+            if found != version:
+                version, place = found, 0
+                restarts += 1
+                target.seek(0)
+                target.truncate()
+                if source.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+                    source.execute("COMMIT")
+                    return False
+            while sent := os.sendfile(target.fileno(), pages.fileno(), place, STEP):
+                place += sent
+                if restarts < RESTARTS:
+                    break
+            source.execute("COMMIT")
+    return True
+
+
+def _copy_at_once(source: sqlite3.Connection, copy: Path) -> None:
+    """By SQLite's online backup: nobody waits for a reader of a database in WAL mode."""
+    with closing(sqlite3.connect(copy, isolation_level=None)) as target:
+        # The copy is private and short-lived: nothing is lost with it.
+        target.execute("PRAGMA synchronous = OFF")
+        # Reads from here on, or says that it may not: the backup would try for ever.
+        source.execute("BEGIN")
+        source.execute("PRAGMA data_version").fetchone()
+        source.backup(target)
+        # The copy is read by one process: it needs no files beside it.
+        target.execute("PRAGMA journal_mode = DELETE")
 
 
 def _check(connection: sqlite3.Connection, path: Path, warn: Callable[[str], None]) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar
 
 from .errors import MigrationError
 
@@ -61,13 +61,6 @@ def shares(work: Callable[[int, int], Iterator[T]], processes: int) -> Generator
                     waiting.remove(pipe)
                 else:
                     yield message
-
-
-@contextmanager
-def beside(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
-    """Context: a process of its own does work(), and what is given waits for its result; both raise as shares()."""
-    with _children(lambda *_: iter([work()]), 1) as (pipe,):
-        yield lambda: cast(T, _receive(pipe))
 
 
 @contextmanager

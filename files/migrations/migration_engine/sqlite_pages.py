@@ -82,16 +82,6 @@ def digests(path: Path, processes: int = 1) -> bytes:
     return b"".join((_PREFIX.pack(_MAGIC, size, definitions, count), sums, owners.tobytes(), uppers.tobytes()))
 
 
-def digests_of_backup(found: bytes, copy: Path) -> bytes:
-    """digests(copy), where `found` are those of what it was copied from: SQLite gives a copy a first page of its own."""
-    if not found:
-        return found
-    with copy.open("rb") as stream:
-        first, _ = _page_sums(stream.fileno(), 0, _page_size(stream.read(100)))
-    at = _PREFIX.size + DIGEST_BYTES
-    return found[:at] + first[:DIGEST_BYTES] + found[at + DIGEST_BYTES :]
-
-
 def changed_ranges(
     path: Path, connection: sqlite3.Connection, table: str, before: bytes, now: bytes
 ) -> list[tuple[int, int]] | None:

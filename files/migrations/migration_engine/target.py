@@ -16,7 +16,7 @@ import psycopg2.extensions
 from psycopg2 import sql
 from psycopg2.extras import Json
 
-from .copytext import ChunkStream
+from .copytext import copy_from
 from .errors import MigrationError, RejectsError, TargetError, UsageError
 from .settings import DIRECTORY, Bots
 
@@ -191,7 +191,7 @@ def store_digests(cursor: Cursor, run_id: int, digests: bytes) -> None:
     # By COPY, or the server would log them.
     parts = (digests[start : start + _PART].hex() for start in range(0, len(digests), _PART))
     lines = (f"{run_id}\t{number}\t\\\\x{part}\n".encode() for number, part in enumerate(parts))
-    cursor.copy_expert("COPY migration.page_digests FROM STDIN", ChunkStream(lines), 1 << 16)
+    copy_from(cursor, "migration.page_digests", lines)
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def new_by_block(cursor: Cursor, bot_type: str, table: str, bot_id: str, known: 
 def note_gone(cursor: Cursor, bot_id: str, table: str, ids: Iterable[int]) -> None:
     """Store ids that the source does not have."""
     lines = (f"{bot_id}\t{table}\t{number}\n".encode() for number in ids)
-    cursor.copy_expert("COPY migration.gone_ids FROM STDIN", ChunkStream(lines), 1 << 18)
+    copy_from(cursor, "migration.gone_ids", lines)
     if cursor.rowcount:
         cursor.execute("ANALYZE migration.gone_ids")
 
