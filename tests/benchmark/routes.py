@@ -89,8 +89,13 @@ class Routes:
     def fresh(self) -> Iterator[str]:
         """A database with the schema and the bots, on a server without unfinished work."""
         with database(self.server, servers.TEMPLATE) as name:
-            self.server.execute("postgres", "CHECKPOINT")
+            self.settle()
             yield name
+
+    def settle(self) -> None:
+        """Bring to the disk what is still to be written, so that no route pays for another's rows."""
+        self.server.execute("postgres", "CHECKPOINT")
+        os.sync()
 
     def engine_commands(self, name: str) -> Step:
         """The commands of an operator, as the playbooks run them."""
@@ -140,7 +145,7 @@ class Routes:
 
     def engine(self, rows: int, with_delta: bool, say: Callable[[str], None]) -> tuple[EngineRun, Contents]:
         """The engine, and FLOOR_FILE from its result. Tells `say` which part begins."""
-        with self.fresh() as name, self.source.copied() as legacy:
+        with self.source.copied() as legacy, self.fresh() as name:
             self.write_bots(legacy)
             bulk = self.engine_commands(name)
             say("reconciliation")
@@ -151,7 +156,7 @@ class Routes:
                 return EngineRun(bulk, reconciliation, None, None), contents
             say("delta")
             delta = self.source.trade_on(legacy, rows)
-            self.server.execute("postgres", "CHECKPOINT")
+            self.settle()
             again = self.engine_commands(name)
             arrived = self.contents(name).rows
             # A row that is gone at the source stays.

@@ -129,9 +129,10 @@ DECLARE
     refused text[];
 BEGIN
     PERFORM migration.join_by_index(true);
+    -- OFFSET: or all rows of the table might be hashed first.
     RETURN QUERY EXECUTE format('
         SELECT s._source_id::bigint FROM %1$s s WHERE %2$s = $1 AND NOT s._source_id = ANY ($2)
-        AND (NOT EXISTS (SELECT FROM %3$s t WHERE %4$s AND %5$s = %2$s)
+        AND (NOT EXISTS (SELECT FROM %3$s t WHERE %4$s AND %5$s = %2$s OFFSET 0)
              OR EXISTS (SELECT FROM migration.missing k
                         WHERE k.bot_id = $1 AND k.source_table = %6$L AND k.source_id = s._source_id))',
         m.source_view, part ->> 's_bot', m.target_table, part ->> 'matching', part ->> 't_bot', m.source_table)
