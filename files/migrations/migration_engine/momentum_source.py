@@ -246,7 +246,7 @@ def _copy_in_steps(source: sqlite3.Connection, path: Path, copy: Path) -> bool:
     version: object = None
     restarts, place, sent = -1, 0, 1
     # Whoever closes a file drops his locks on it, SQLite's too: not before the last step.
-    with path.open("rb") as pages, copy.open("wb", buffering=0) as target:
+    with path.open("rb") as pages, copy.open("r+b", buffering=0) as target:
         while sent:
             source.execute("BEGIN")
             # Begins to read, and differs if another connection has written.
@@ -255,7 +255,6 @@ def _copy_in_steps(source: sqlite3.Connection, path: Path, copy: Path) -> bool:
                 version, place = found, 0
                 restarts += 1
                 target.seek(0)
-                target.truncate()
                 if source.execute("PRAGMA journal_mode").fetchone() == ("wal",):
                     source.execute("COMMIT")
                     return False
@@ -264,11 +263,15 @@ def _copy_in_steps(source: sqlite3.Connection, path: Path, copy: Path) -> bool:
                 if restarts < RESTARTS:
                     break
             source.execute("COMMIT")
+        # An earlier one may have been longer. A file emptied before it is written would be flushed at its close.
+        target.truncate(place)
     return True
 
 
 def _copy_at_once(source: sqlite3.Connection, copy: Path) -> None:
     """By SQLite's online backup: nobody waits for a reader of a database in WAL mode."""
+    copy.unlink()
+    copy.touch(mode=0o600)
     with closing(sqlite3.connect(copy, isolation_level=None)) as target:
         # The copy is private and short-lived: nothing is lost with it.
         target.execute("PRAGMA synchronous = OFF")
