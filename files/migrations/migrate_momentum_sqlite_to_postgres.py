@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Carry the Momentum bots' SQLite history into the unified tables (step 2.4).
 
-Each bot's file is copied by SQLite's online backup while the bot goes on
-writing. The first run carries all its rows. A later one reads those that can
-have changed since, which it knows from the pages of the file that have; with
---full it reads them all again. A bot's rows arrive in one transaction, and only
-if their hashes in trading_db are those of the rows that were read.
+Each bot's file is copied as of one moment while the bot goes on writing. The
+first run carries all its rows. A later one reads those that can have changed
+since, which it knows from the pages of the file that have; with --full it reads
+them all again. A bot's rows arrive in one transaction, and only if their hashes
+in trading_db are those of the rows that were read.
 The bots must be registered: 003_register_momentum_bot.sql.
 
 Environment: POSTGRES_HOST, POSTGRES_PORT, POSTGRES_DB, POSTGRES_USER,

@@ -257,10 +257,12 @@ BEGIN
     IF derived THEN
         EXECUTE format('CREATE TEMP TABLE derived_rows ON COMMIT DROP AS SELECT * FROM %s s WHERE %s = %L',
                        m.source_view, part ->> 's_bot', bot);
+        GET DIAGNOSTICS mapped = ROW_COUNT;
         ANALYZE derived_rows;
         m.source_view := 'derived_rows';
+    ELSE
+        mapped := source.staged - rejected;
     END IF;
-    EXECUTE format('SELECT count(*) FROM %s s WHERE %s = $1', m.source_view, part ->> 's_bot') INTO mapped USING bot;
     PERFORM migration.join_by_index(mapped < (SELECT reltuples / 20 FROM pg_class WHERE oid = m.target_table::regclass));
 
     IF overwrite AND NOT first THEN

@@ -178,7 +178,7 @@ class Position:
         # Rows name transactions by their last 32 bits.
         if not 0 <= age < 1 << 31:
             return None
-        return f"(({self.xmax} - xmin::text::bigint) & 4294967295) <= {age}"
+        return f"age(xmin) <= (SELECT age('{int(before['xmin']) & 0xFFFFFFFF}'::xid))"
 
 
 @dataclass(frozen=True)
