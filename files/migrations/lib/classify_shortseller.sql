@@ -30,16 +30,16 @@ $$;
 
 CREATE FUNCTION pg_temp.one_of(name text, value text, known text[]) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN value IS NULL THEN name || ' is missing'
-                WHEN lower(value) <> ALL (known) THEN
+                WHEN lower(value COLLATE "C") <> ALL (known) THEN
                     format('unknown %s ''%s'': expected one of %s', name, value, array_to_string(known, ', ')) END
 $$;
 
 CREATE TEMP TABLE refused AS SELECT c.* FROM (
     SELECT s.ctid AS place, concat_ws('; ',
         CASE WHEN s.symbol IS NULL THEN 'symbol is missing' END,
-        CASE WHEN s.side IS NULL OR lower(s.side) NOT IN ('buy', 'sell', 'long', 'short')
+        CASE WHEN s.side IS NULL OR lower(s.side COLLATE "C") NOT IN ('buy', 'sell', 'long', 'short')
              THEN pg_temp.one_of('side', s.side, '{buy,sell,long,short}') END,
-        CASE WHEN s.status IS NULL OR lower(s.status) NOT IN ('pending', 'partially_filled', 'filled', 'cancelled', 'canceled', 'rejected', 'expired')
+        CASE WHEN s.status IS NULL OR lower(s.status COLLATE "C") NOT IN ('pending', 'partially_filled', 'filled', 'cancelled', 'canceled', 'rejected', 'expired')
              THEN pg_temp.one_of('status', s.status, '{pending,partially_filled,filled,cancelled,rejected,expired}') END,
         pg_temp.amount('quantity', s.quantity), pg_temp.amount('price', s.price),
         pg_temp.money('pnl', s.pnl), pg_temp.money('fees', s.fees),
@@ -66,9 +66,9 @@ DROP TABLE repeated;
 CREATE TEMP TABLE refused AS SELECT c.* FROM (
     SELECT s.ctid AS place, concat_ws('; ',
         CASE WHEN s.symbol IS NULL THEN 'symbol is missing' END,
-        CASE WHEN s.side IS NULL OR lower(s.side) NOT IN ('long', 'short', 'buy', 'sell')
+        CASE WHEN s.side IS NULL OR lower(s.side COLLATE "C") NOT IN ('long', 'short', 'buy', 'sell')
              THEN pg_temp.one_of('side', s.side, '{long,short,buy,sell}') END,
-        CASE WHEN s.status IS NULL OR lower(s.status) NOT IN ('open', 'partially_closed', 'closed', 'liquidated')
+        CASE WHEN s.status IS NULL OR lower(s.status COLLATE "C") NOT IN ('open', 'partially_closed', 'closed', 'liquidated')
              THEN pg_temp.one_of('status', s.status, '{open,partially_closed,closed,liquidated}') END,
         pg_temp.amount('size', s.size), pg_temp.amount('avg_price', s.avg_price),
         pg_temp.money('unrealized_pnl', s.unrealized_pnl), pg_temp.money('realized_pnl', s.realized_pnl),
@@ -118,7 +118,7 @@ DROP TABLE refused;
 CREATE TEMP TABLE refused AS SELECT c.* FROM (
     SELECT s.ctid AS place, concat_ws('; ',
         CASE WHEN s.symbol IS NULL THEN 'symbol is missing' END,
-        CASE WHEN s.signal_type IS NULL OR lower(s.signal_type) NOT IN ('long', 'short', 'close', 'close_long', 'close_short', 'hold')
+        CASE WHEN s.signal_type IS NULL OR lower(s.signal_type COLLATE "C") NOT IN ('long', 'short', 'close', 'close_long', 'close_short', 'hold')
              THEN pg_temp.one_of('signal_type', s.signal_type, '{long,short,close,close_long,close_short,hold}') END,
         CASE WHEN s.strength NOT BETWEEN 0 AND 1 THEN format('strength %s is not between 0 and 1', s.strength)
              ELSE pg_temp.misfit('strength', s.strength, 10000, 6) END,

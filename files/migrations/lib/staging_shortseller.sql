@@ -4,8 +4,8 @@
 -- a step before. Unlogged: staged rows can be fetched again, and a merge refuses
 -- to run on fewer rows than were staged.
 --
--- `extra` holds columns this project does not know, `metadata` what the row gets
--- there (migration_engine/shortseller_source.py); `_hash` is the source's hash
+-- `extra` holds columns this project does not know, `metadata` and `trade_id` what
+-- the row gets there (migration_engine/shortseller_source.py); `_hash` is the source's hash
 -- of the row; `_reject` says why it cannot be migrated. A view has the columns
 -- of its target, and `_source_id`.
 CREATE SCHEMA IF NOT EXISTS legacy_shortseller;
@@ -14,7 +14,7 @@ CREATE SCHEMA IF NOT EXISTS legacy_shortseller;
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('legacy_shortseller.trades')
-               AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = pg_class.oid AND attname = 'metadata')) THEN
+               AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = pg_class.oid AND attname = 'trade_id' AND attgenerated = '')) THEN
         DROP TABLE legacy_shortseller.trades, legacy_shortseller.positions, legacy_shortseller.market_data,
             legacy_shortseller.signals, legacy_shortseller.account_balance, legacy_shortseller.risk_metrics CASCADE;
     END IF;
@@ -24,8 +24,7 @@ $$;
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.trades (
     bot_id text NOT NULL, id bigint NOT NULL, symbol text, side text, quantity numeric, price numeric, order_id text,
     exchange_order_id text, status text, strategy text, timestamp timestamptz, executed_at timestamptz, pnl numeric,
-    fees numeric, notes text, extra jsonb, metadata jsonb, _hash bigint, _reject text,
-    trade_id text GENERATED ALWAYS AS (bot_id || '_' || coalesce(order_id, 'legacy_' || id::text)) STORED
+    fees numeric, notes text, trade_id text, extra jsonb, metadata jsonb, _hash bigint, _reject text
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.positions (
     bot_id text NOT NULL, id bigint NOT NULL, symbol text, side text, size numeric, avg_price numeric,

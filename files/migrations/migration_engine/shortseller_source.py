@@ -231,11 +231,14 @@ class Snapshot:
         if not table.extra:
             # The binary format of jsonb is a version and the text.
             metadata = f"chr(1) || {metadata}"
+        made = {"extra": table.extra_sql(), "metadata": metadata, "_hash": hashed}
+        if table.name == "trades":
+            made["trade_id"] = f"concat({_literal(bot_id + '_')}, coalesce(order_id, concat('legacy_', id)))"
         out = (
-            f"COPY (SELECT {_literal(bot_id)}, {sent}, {table.extra_sql()}, {metadata}, {hashed}"
+            f"COPY (SELECT {_literal(bot_id)}, {sent}, {', '.join(made.values())}"
             f" FROM {SCHEMA}.{table.name} WHERE {condition} ORDER BY id) TO STDOUT (FORMAT binary)"
         )
-        columns = ["bot_id", *map(_quoted, table.columns), "extra", "metadata", "_hash"]
+        columns = ["bot_id", *map(_quoted, table.columns), *made]
         into = f"COPY {schema}.{table.name} ({', '.join(columns)}) FROM STDIN (FORMAT binary)"
         name = bot_id.encode()
         _pipe(self.cursor, out, target, into, struct.pack(">hi", len(columns), len(name)) + name, progress)
