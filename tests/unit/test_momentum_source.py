@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -128,6 +129,45 @@ def test_a_bot_that_turns_to_wal_is_copied_with_its_log(tmp_path: Path, after_st
     momentum_source.back_up(tmp_path / "trading.db", tmp_path / "copy.db")
     assert trades_in(tmp_path / "copy.db") == bot.trades == 1
     assert [path.name for path in tmp_path.glob("copy.db*")] == ["copy.db"]
+
+
+# A bot of another process, whose locks are its own. It says what it sees of the file's mode.
+WAL_BOT = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
+connection.execute("PRAGMA journal_mode = WAL")
+connection.execute("UPDATE accounts SET amount = amount")
+print("ready", flush=True)
+for line in sys.stdin:
+    try:
+        print(connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0], flush=True)
+    except sqlite3.OperationalError as error:
+        print(error, flush=True)
+"""
+
+
+def test_a_database_in_wal_mode_stays_in_it_while_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Bot(tmp_path / "trading.db").connection.close()
+    seen: list[str] = []
+    command = [sys.executable, "-c", WAL_BOT, str(tmp_path / "trading.db")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+
+        class Reader(sqlite3.Connection):
+            def backup(self, *arguments: Any, **options: Any) -> None:
+                assert other.stdin is not None
+                assert other.stdout is not None
+                print("turn back", file=other.stdin, flush=True)
+                seen.append(other.stdout.readline())
+                super().backup(*arguments, **options)
+
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Reader))
+        momentum_source.back_up(tmp_path / "trading.db", tmp_path / "copy.db")
+        other.stdin.close()
+    assert seen == ["database is locked\n"]
+    assert trades_in(tmp_path / "copy.db") == 0
 
 
 def test_a_copy_has_the_bytes_of_its_source_even_if_that_shrinks(tmp_path: Path, after_steps: Any) -> None:

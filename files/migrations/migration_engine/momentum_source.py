@@ -219,10 +219,13 @@ def back_up(path: Path, copy: Path) -> datetime:
 
 def _copy(path: Path, copy: Path, mode: str) -> None:
     try:
-        with closing(
-            sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
-        ) as source:
-            if mode != "mode=ro" or not _copy_in_steps(source, path, copy):
+        copied = False
+        if mode == "mode=ro":
+            with closing(_reader(path, mode)) as source:
+                copied = _copy_in_steps(source, path, copy)
+        if not copied:
+            # Not by the same connection: it has lost its lock, see there.
+            with closing(_reader(path, mode)) as source:
                 _copy_at_once(source, copy)
     except (sqlite3.OperationalError, OSError) as error:
         if "locked" in str(error) or "busy" in str(error):
@@ -237,6 +240,10 @@ def _copy(path: Path, copy: Path, mode: str) -> None:
         raise SourceError(f"{path} is damaged: {error}; restore it from a backup") from error
 
 
+def _reader(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+
+
 def _copy_in_steps(source: sqlite3.Connection, path: Path, copy: Path) -> bool:
     """As the online backup does it, but many pages with one call; False where the file alone is not the database.
 
@@ -245,7 +252,7 @@ def _copy_in_steps(source: sqlite3.Connection, path: Path, copy: Path) -> bool:
     """
     version: object = None
     restarts, place, sent = -1, 0, 1
-    # Whoever closes a file drops his locks on it, SQLite's too: not before the last step.
+    # A process that closes a file drops its locks on it, SQLite's too: not before the last step.
     with path.open("rb") as pages, copy.open("r+b", buffering=0) as target:
         while sent:
             source.execute("BEGIN")
