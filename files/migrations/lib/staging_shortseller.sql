@@ -5,9 +5,9 @@
 -- to run on fewer rows than were staged.
 --
 -- `extra` holds columns this project does not know, `metadata` and `trade_id` what
--- the row gets there (migration_engine/shortseller_source.py); `_hash` is the source's hash
--- of the row; `_reject` says why it cannot be migrated. A view has the columns
--- of its target, and `_source_id`.
+-- the row gets there (migration_engine/shortseller_source.py); `_hash` is the
+-- source's hash of the row; `_reject` says why it cannot be migrated. A view has
+-- the columns of its target, and `_source_id`.
 CREATE SCHEMA IF NOT EXISTS legacy_shortseller;
 
 -- Staged by an earlier version: to be fetched again.
