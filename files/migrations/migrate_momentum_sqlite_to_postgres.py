@@ -70,9 +70,11 @@ def migrate(connection: Connection, bots: Bots, bot: Bot, accepted: int, full: b
 
             @cache
             def inspect() -> bytes:
-                if base is None:
-                    copy.check()
-                return sqlite_pages.digests(copy.path, 1 if base is None else parallel.cores())
+                # Nothing else can be done until a delta knows what changed.
+                if base is not None:
+                    return sqlite_pages.digests(copy.path, parallel.cores())
+                copy.check()
+                return sqlite_pages.digests(copy.path)
 
             rejects = Rejects(bot.bot_id, run_id, cast(TextIO, spool))
             cursor.execute("SAVEPOINT rows")

@@ -59,7 +59,7 @@ def stage(cursor: Cursor, bot: Bot, full: bool) -> dict[str, object]:
         if base is not None and (full or base.engine != engine):
             base = None
         changed = source.position.changed_since(base.position) if base else None
-        target.empty_staging(cursor, SCHEMA, [t.name for t in source.tables], bot.bot_id)
+        cursor.execute("SELECT legacy_shortseller.empty_staging(%s)", (bot.bot_id,))
         cursor.execute("DELETE FROM migration.gone_ids WHERE bot_id = %s", (bot.bot_id,))
         run_id = target.begin_run(
             cursor,

@@ -21,7 +21,7 @@ from types import FrameType
 
 from tests.benchmark import report, servers
 from tests.benchmark.data import Momentum, Shortseller, Source
-from tests.benchmark.process import CommandFailed, Step
+from tests.benchmark.process import CommandFailed, Step, available_memory
 from tests.benchmark.report import DELTA, ENGINE, FLOOR, RECONCILED, Line
 from tests.benchmark.routes import Contents, Routes
 from tests.runner import CACHE, EXIT_FAILED, EXIT_INTERRUPTED
@@ -58,12 +58,6 @@ def scratch_folder() -> Iterator[Path]:
         folder = Path(name)
         folder.chmod(0o755)
         yield folder
-
-
-def available_memory() -> int:
-    """What processes can have without swapping, in bytes."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
 
 
 class Progress:

@@ -93,3 +93,9 @@ def run(command: Sequence[str], stdin: Path | None = None) -> tuple[Step, str]:
         output = done.stdout.decode(errors="replace")
         raise CommandFailed(f"{list(command)!r} ended with exit code {done.returncode}:\n{output}{error}")
     return step, error
+
+
+def available_memory() -> int:
+    """What processes can have without swapping, in bytes."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.benchmark import servers
 from tests.benchmark.data import Delta, Source
-from tests.benchmark.process import CommandFailed, Step, run, watch
+from tests.benchmark.process import CommandFailed, Step, available_memory, run, watch
 from tests.database.conftest import BOTS, PASSWORD, Server, database
 
 FLOOR_FILE = "/tmp/trades.copy"
@@ -82,6 +82,7 @@ class Routes:
         self.source = source
         self.pgloader_container = pgloader
         self.scratch = scratch
+        self.address = servers.address(server)
         (self.bot,) = [dict(bot) for bot in BOTS if bot["bot_type"] == source.kind]
         self.bot_id = str(self.bot["bot_id"])
         # Whether contents() hashes every column: a pass over the table that takes a while.
@@ -101,7 +102,7 @@ class Routes:
         """
         self.server.execute("postgres", "CHECKPOINT")
         os.sync()
-        _ = b"1" * MEMORY
+        _ = b"1" * min(MEMORY, available_memory() // 4)
 
     def engine_commands(self, name: str) -> Step:
         """The commands of an operator, as the playbooks run them."""
@@ -129,8 +130,8 @@ class Routes:
             **os.environ,
             # The engine's private copy goes where everything is removed.
             "TMPDIR": str(self.scratch),
-            "POSTGRES_HOST": "127.0.0.1",
-            "POSTGRES_PORT": str(self.server.port),
+            "POSTGRES_HOST": self.address,
+            "POSTGRES_PORT": "5432",
             "POSTGRES_DB": name,
             "POSTGRES_USER": "trading_user",
             "POSTGRES_PASSWORD": PASSWORD,
@@ -175,7 +176,7 @@ class Routes:
         assert self.pgloader_container is not None
         folder = Path(__file__).parent / "pgloader"
         with self.fresh() as name:
-            target = f"pgsql://trading_user:{PASSWORD}@127.0.0.1:{self.server.port}/{name}"
+            target = f"pgsql://trading_user:{PASSWORD}@{self.address}:5432/{name}"
             command = (folder / f"{self.source.kind}.load").read_text()
             command = command.replace("{{SOURCE}}", self.source.for_pgloader()).replace("{{TARGET}}", target)
             (self.scratch / "pgloader.load").write_text(command)

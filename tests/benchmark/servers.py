@@ -6,7 +6,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,13 @@ def psql(server: Server, database: str, file: Path, **variables: object) -> Step
     options = [option for name, value in variables.items() for option in ("-v", f"{name}={value}")]
     step, _ = run(psql_command(server, database, *options), stdin=file)
     return step
+
+
+def address(server: Server) -> str:
+    """The container's own address, at which the playbooks reach it: no route is to pay for Docker's proxy."""
+    with closing(docker.from_env()) as client:
+        networks = client.containers.get(server.container).attrs["NetworkSettings"]["Networks"]
+    return str(next(iter(networks.values()))["IPAddress"])
 
 
 def server_version(server: Server) -> str:

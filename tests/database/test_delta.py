@@ -280,6 +280,24 @@ def test_changes_are_found_wherever_their_ids_lie(target: Target, legacy: Legacy
     assert target.script("reconcile.py", "--bot", SHORTSELLER_ID)["ok"] is True
 
 
+def test_a_delta_looks_at_few_of_many_migrated_trades(target: Target, legacy: Legacy) -> None:
+    """Its cost follows the size of the change, whatever the planner makes of conditions on metadata."""
+    looked_at = (
+        "SELECT seq_tup_read + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes i WHERE i.relid = t.relid)"
+        " FROM pg_stat_user_tables t WHERE relid = 'trading.trades'::regclass"
+    )
+    rows = 50_000
+    legacy.execute(
+        "INSERT INTO trading.trades (symbol, side, quantity, price, order_id, timestamp)"
+        f" SELECT 'X', 'Sell', 1, 1, 'o' || n, '2025-06-01 12:00Z' FROM generate_series(1, {rows}) n"
+    )
+    target.migrate_shortseller()
+    before = target.value(looked_at)
+    legacy.execute(f"UPDATE trading.trades SET pnl = 1 WHERE id > {rows - 500}; DELETE FROM trading.trades WHERE id = 7")
+    assert lines(target.migrate_shortseller(), "updated", "missing_at_source")["trading.trades"] == (500, 1)
+    assert target.value(looked_at) - before < rows / 2
+
+
 def test_a_signal_follows_its_trade(target: Target, shorts: Legacy) -> None:
     shorts.execute(
         "UPDATE trading.trades SET order_id = NULL WHERE id = 2; UPDATE trading.signals SET executed = true WHERE id = 2"

@@ -19,13 +19,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "files/migrations"))
 from migration_engine import momentum_source
 from migration_engine.errors import SourceError
-from migration_engine.momentum_source import Copy
+from migration_engine.momentum_source import BATCH, Copy
 
-ROWS = 2500
+ROWS = 10 * BATCH
 
 
-@pytest.mark.parametrize("broken", [(), (1,), (1000, 1001), (1500, 2500), (ROWS,)])
-@pytest.mark.parametrize("ranges", [None, [(1, 10), (900, 1600), (2400, 9999)]])
+@pytest.mark.parametrize("broken", [(), (1,), (BATCH, BATCH + 1), (6 * BATCH + 7, 8 * BATCH), (ROWS,)])
+@pytest.mark.parametrize("ranges", [None, [(1, 10), (BATCH - 100, 7 * BATCH), (ROWS - 100, 2 * ROWS)]])
 def test_rows_are_read_once_whatever_their_text_is(
     tmp_path: Path, broken: tuple[int, ...], ranges: list[tuple[int, int]] | None
 ) -> None:
@@ -41,7 +41,7 @@ def test_rows_are_read_once_whatever_their_text_is(
     wanted = [n for n in range(1, ROWS + 1) if ranges is None or any(low <= n <= high for low, high in ranges)]
     expected = [(n, "K\udcff" if n in broken else f"message {n} ✋") for n in wanted]
     assert [row for batch in batches for row in batch] == expected
-    assert all(len(batch) == 1000 for batch in batches[:-1])
+    assert all(len(batch) == BATCH for batch in batches[:-1])
 
 
 ACCOUNTS = 400

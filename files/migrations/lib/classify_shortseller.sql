@@ -4,8 +4,6 @@
 -- few rows are found before they are marked, because an UPDATE has one process;
 -- the planner takes them for many, which would have to be handed over.
 SET LOCAL parallel_tuple_cost = 0;
--- A million names are compared in memory.
-SET LOCAL work_mem = '64MB';
 
 CREATE FUNCTION pg_temp.misfit(name text, value numeric, bound numeric, places integer) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
@@ -53,8 +51,12 @@ CREATE TEMP TABLE refused AS SELECT c.* FROM (
 ) AS c WHERE c.reason <> '';
 UPDATE legacy_shortseller.trades s SET _reject = r.reason FROM refused r WHERE s.ctid = r.place;
 DROP TABLE refused;
+-- A million names are compared in memory. Not rows joined: that memory is
+-- shared, and a container has little of it.
+SET LOCAL work_mem = '64MB';
 CREATE TEMP TABLE repeated AS
     SELECT hashtextextended(trade_id, 0) AS hash FROM legacy_shortseller.trades GROUP BY 1 HAVING count(*) > 1;
+RESET work_mem;
 UPDATE legacy_shortseller.trades s
 SET _reject = concat_ws('; ', s._reject, format('trade_id %s is also that of another legacy row', s.trade_id))
 FROM (SELECT trade_id, (array_agg(id ORDER BY bot_id, id))[1] AS id, min(bot_id) AS bot_id FROM legacy_shortseller.trades

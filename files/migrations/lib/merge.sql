@@ -322,8 +322,8 @@ LANGUAGE sql AS $$
         'rejected', rejected, 'missing_at_source', missing)
 $$;
 
--- The bot's last run. The rows that it staged must all still be there: unlogged
--- tables are empty after a crash of the server.
+-- The bot's last run. Unless they are merged, the rows that it staged must all
+-- still be there: unlogged tables are empty after a crash of the server.
 CREATE OR REPLACE FUNCTION migration.staged_run(bot text, kind text) RETURNS migration.runs LANGUAGE plpgsql AS $$
 DECLARE
     run migration.runs;
@@ -335,7 +335,8 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION '% has not been staged: run database/migrations/% first', bot, remedy USING ERRCODE = 'MG005';
     END IF;
-    FOR line IN SELECT * FROM migration.source_tables s WHERE s.run_id = run.run_id AND kind = 'shortseller' LOOP
+    FOR line IN SELECT * FROM migration.source_tables s
+                WHERE s.run_id = run.run_id AND run.merged_at IS NULL AND kind = 'shortseller' LOOP
         EXECUTE format('SELECT count(*) FROM legacy_shortseller.%I WHERE bot_id = $1', line.source_table)
         INTO found_rows USING bot;
         IF found_rows <> line.staged THEN
@@ -354,6 +355,15 @@ BEGIN
 EXCEPTION WHEN SQLSTATE 'MG005' THEN
     RETURN false;
 END
+$$;
+
+-- The result of a run that was merged before, now that nothing was left to do.
+CREATE OR REPLACE FUNCTION migration.merged_before(run migration.runs) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT run.result || jsonb_build_object('changed', false, 'tables', (
+        SELECT jsonb_agg(line || jsonb_build_object(
+            'inserted', 0, 'updated', 0,
+            'unchanged', (line ->> 'inserted')::bigint + (line ->> 'updated')::bigint + (line ->> 'unchanged')::bigint) ORDER BY place)
+        FROM jsonb_array_elements(run.result -> 'tables') WITH ORDINALITY AS tables (line, place)))
 $$;
 
 -- The given bots of a type. Raises, changing nothing, where a bot is
@@ -398,6 +408,10 @@ BEGIN
 
     FOREACH bot IN ARRAY bots LOOP
         run := migration.staged_run(bot, kind);
+        IF run.merged_at IS NOT NULL THEN
+            reports := reports || migration.merged_before(run);
+            CONTINUE;
+        END IF;
         SELECT last_heartbeat INTO ran FROM trading.bots WHERE bot_id = bot;
         tables := '[]';
         touched := false;
@@ -431,11 +445,14 @@ BEGIN
             'rejected', (SELECT count(*) FROM migration.rejects r WHERE r.bot_id = bot),
             'largest_rounding', '0', 'snapshot_at', run.snapshot_at) || run.notes;
         UPDATE migration.runs SET merged_at = clock_timestamp(), accepted_rejects = accepted, result = report
-        WHERE run_id = run.run_id AND (merged_at IS NULL OR touched);
+        WHERE run_id = run.run_id;
         -- Only the last merged run is built upon.
         DELETE FROM migration.page_digests d USING migration.runs r
         WHERE r.run_id = d.run_id AND r.bot_id = bot AND r.run_id < run.run_id;
         DELETE FROM migration.gone_ids g WHERE g.bot_id = bot;
+        IF kind = 'shortseller' THEN
+            PERFORM legacy_shortseller.empty_staging(bot);
+        END IF;
         any_change := any_change OR touched;
         reports := reports || report;
     END LOOP;

@@ -51,6 +51,32 @@ CREATE UNLOGGED TABLE IF NOT EXISTS legacy_shortseller.risk_metrics (
     extra jsonb, metadata jsonb, _hash bigint, _reject text
 );
 
+-- They are filled and emptied, and that would wait for an autovacuum at work on
+-- them. It has something to do only where one bot's rows of several are deleted.
+DO $$
+DECLARE
+    staged regclass;
+BEGIN
+    FOR staged IN SELECT oid FROM pg_class
+                  WHERE relnamespace = 'legacy_shortseller'::regnamespace AND relkind = 'r' AND reloptions IS NULL LOOP
+        EXECUTE format('ALTER TABLE %s SET (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647)', staged);
+    END LOOP;
+END
+$$;
+
+-- Forgets what is staged for a bot.
+CREATE OR REPLACE FUNCTION legacy_shortseller.empty_staging(bot text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    staged regclass;
+    -- The rows themselves may be many. Only a bot on PostgreSQL has such a position.
+    others boolean := EXISTS (SELECT FROM migration.runs WHERE bot_id <> bot AND position ? 'server' AND merged_at IS NULL);
+BEGIN
+    FOR staged IN SELECT oid FROM pg_class WHERE relnamespace = 'legacy_shortseller'::regnamespace AND relkind = 'r' LOOP
+        EXECUTE format(CASE WHEN others THEN 'DELETE FROM %s WHERE bot_id = %L' ELSE 'TRUNCATE %s' END, staged, bot);
+    END LOOP;
+END
+$$;
+
 DROP VIEW IF EXISTS legacy_shortseller.mapped_trades, legacy_shortseller.mapped_positions,
     legacy_shortseller.mapped_market_data, legacy_shortseller.mapped_signals,
     legacy_shortseller.mapped_account_balance, legacy_shortseller.mapped_risk_metrics;

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 import psycopg2
 import psycopg2.extensions
 
+_BUFFER = 1 << 18
+
 
 def escape(field: str) -> str:
     """Escape what COPY would read as syntax."""
@@ -23,14 +25,15 @@ class ChunkStream(io.RawIOBase):
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks: Iterator[bytes] = iter(chunks)
-        self._chunk = memoryview(b"")
+        self._chunk = b""
+        self._at = 0
         self.failure: Exception | None = None
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        while not self._chunk:
+        while self._at == len(self._chunk):
             try:
                 chunk = next(self._chunks, None)
             except Exception as error:
@@ -38,17 +41,19 @@ class ChunkStream(io.RawIOBase):
                 raise
             if chunk is None:
                 return b""
-            self._chunk = memoryview(chunk)
-        part = bytes(self._chunk[:size] if size >= 0 else self._chunk)
-        self._chunk = self._chunk[len(part) :]
+            self._chunk, self._at = chunk, 0
+        end = len(self._chunk) if size < 0 else self._at + size
+        # A slice of everything is no copy.
+        part = self._chunk[self._at : end]
+        self._at += len(part)
         return part
 
 
-def copy_from(cursor: psycopg2.extensions.cursor, into: str, chunks: Iterable[bytes], buffer: int = 1 << 18) -> None:
+def copy_from(cursor: psycopg2.extensions.cursor, into: str, chunks: Iterable[bytes]) -> None:
     """COPY chunks of text into a table, given with its columns. Raises what they raise."""
     stream = ChunkStream(chunks)
     try:
-        cursor.copy_expert(f"COPY {into} FROM STDIN", stream, buffer)
+        cursor.copy_expert(f"COPY {into} FROM STDIN", stream, _BUFFER)
     except psycopg2.Error:
         # psycopg2 tells it as an error of the server.
         if stream.failure is not None:

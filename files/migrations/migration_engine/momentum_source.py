@@ -28,6 +28,8 @@ BUSY_SECONDS = 5.0
 # (about a second a gigabyte).
 STEP = 1 << 22
 RESTARTS = 20
+# Rows that are converted at once: the processor's cache has room for their texts.
+BATCH = 250
 # Ids that one process reads before it is the next one's turn, and rows from
 # which it is worth starting some.
 TURN = 2000
@@ -86,7 +88,7 @@ class Copy:
     def batches(
         self, table: str, columns: Sequence[str], ranges: Sequence[tuple[int, int]] | None = None
     ) -> Iterator[list[tuple[Any, ...]]]:
-        """The rows in the order of their ids, a thousand at a time: all, or those with ids in the ranges.
+        """The rows in the order of their ids, BATCH at a time: all, or those with ids in the ranges.
 
         The first column is the id.
         """
@@ -97,7 +99,7 @@ class Copy:
             cursor = self.connection.execute(query, (low, high))
             while True:
                 try:
-                    rows = cursor.fetchmany(1000 - len(batch))
+                    rows = cursor.fetchmany(BATCH - len(batch))
                 except sqlite3.OperationalError as error:
                     if "decode" not in str(error):
                         raise
@@ -109,7 +111,7 @@ class Copy:
                     break
                 low = rows[-1][0] + 1
                 batch += rows
-                if len(batch) == 1000:
+                if len(batch) == BATCH:
                     yield batch
                     batch = []
         if batch:

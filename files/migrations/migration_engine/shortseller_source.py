@@ -293,6 +293,8 @@ def snapshot(bot: Bot, warn: Callable[[str], None], password: str | None = None)
             position = Position(*one(cursor))
             yield Snapshot(cursor, snapshot_at, position, _check(cursor, where, warn))
     except psycopg2.Error as error:
+        if error.cursor is not None and error.cursor.connection is not connection:
+            raise
         raise SourceError(f"{where} cannot be read: {str(error).strip()}; run this again when it can") from error
     finally:
         connection.close()

@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 
 import psycopg2
 import psycopg2.extensions
-from psycopg2 import sql
 from psycopg2.extras import Json
 
 from .copytext import copy_from
@@ -108,19 +107,6 @@ def prepare(cursor: Cursor, bot_type: str) -> None:
     cursor.execute("SET LOCAL client_min_messages = warning")
     for name in ("bookkeeping.sql", f"staging_{bot_type}.sql", "register.sql", "merge.sql"):
         run_file(cursor, name)
-
-
-def empty_staging(cursor: Cursor, schema: str, tables: Sequence[str], bot_id: str) -> None:
-    """Forget what was staged for a bot before."""
-    # The rows themselves may be many. Only a bot on PostgreSQL has such a position.
-    cursor.execute("SELECT EXISTS (SELECT FROM migration.runs WHERE bot_id <> %s AND position ? 'server')", (bot_id,))
-    others = one(cursor)[0]
-    for table in tables:
-        name = sql.Identifier(schema, table)
-        if others:
-            cursor.execute(sql.SQL("DELETE FROM {} WHERE bot_id = %s").format(name), (bot_id,))
-        else:
-            cursor.execute(sql.SQL("TRUNCATE {}").format(name))
 
 
 @dataclass(frozen=True)
