@@ -200,6 +200,27 @@ def test_second_run_touches_no_row(target: Target, legacy: Legacy) -> None:
             assert after[name] == before[name]
 
 
+def test_a_merge_is_not_made_twice(target: Target, legacy: Legacy) -> None:
+    trade(legacy)
+    first = target.migrate_shortseller()
+    assert target.value("SELECT count(*) FROM legacy_shortseller.trades") == 0
+    # Autovacuum does not look for what was inserted: emptying it would wait.
+    assert (
+        target.value(
+            "SELECT count(*) FROM pg_class WHERE relnamespace = 'legacy_shortseller'::regnamespace AND relkind = 'r'"
+            " AND reloptions @> '{autovacuum_vacuum_insert_threshold=-1}'"
+        )
+        == 6
+    )
+    # The history stands once in the database and in its backups.
+    again = target.sql("002_migrate_shortseller_data.sql")
+    assert again["changed"] is again["bots"][0]["changed"] is False
+    assert (table(first, "trades")["inserted"], table(first, "trades")["unchanged"]) == (1, 0)
+    assert (table(again, "trades")["inserted"], table(again, "trades")["unchanged"]) == (0, 1)
+    for key in ("bot_id", "run_id", "mode", "snapshot_at"):
+        assert again["bots"][0][key] == first["bots"][0][key]
+
+
 def test_changed_and_deleted_rows(target: Target, legacy: Legacy) -> None:
     numbers = [trade(legacy, status="pending") for _ in range(3)]
     target.migrate_shortseller()
@@ -334,6 +355,18 @@ def test_one_bot_can_be_migrated_alone(target: Target, legacy: Legacy) -> None:
     assert target.value("SELECT string_agg(bot_id, ',') FROM trading.trades") == "shortseller_002"
 
 
+def test_a_merge_leaves_what_is_staged_for_another_bot(target: Target, legacy: Legacy) -> None:
+    trade(legacy)
+    target.bots.append({**target.bot("shortseller_001"), "bot_id": "shortseller_002"})
+    target.script("stage_shortseller.py")
+    target.sql("002_migrate_shortseller_data.sql", only_bot="shortseller_002")
+    assert target.value("SELECT string_agg(bot_id, ',') FROM legacy_shortseller.trades") == "shortseller_001"
+    assert target.sql("002_migrate_shortseller_data.sql")["changed"] is True
+    assert target.value("SELECT count(*) FROM legacy_shortseller.trades") == 0
+    for bot_id in ("shortseller_001", "shortseller_002"):
+        assert target.script("reconcile.py", "--bot", bot_id)["ok"] is True
+
+
 def test_dry_run_leaves_no_trace(target: Target, legacy: Legacy) -> None:
     trade(legacy)
     schemas = target.rows("SELECT nspname FROM pg_namespace ORDER BY 1")
@@ -415,6 +448,18 @@ def test_source_that_is_down(target: Target, legacy: Legacy) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_an_error_of_the_target_is_not_told_as_one_of_the_source(target: Target, legacy: Legacy) -> None:
+    target.script("stage_shortseller.py")
+    target.server.execute(
+        target.database,
+        "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no more runs'; END $$",
+        "CREATE TRIGGER refuse BEFORE INSERT ON migration.runs EXECUTE FUNCTION public.refuse()",
+    )
+    done = target.python("stage_shortseller.py")
+    assert done.returncode == 1
+    assert done.stderr.endswith("error: no more runs\n")
+
+
 def test_merge_without_staging(target: Target, legacy: Legacy) -> None:
     done = target.psql("002_migrate_shortseller_data.sql")
     assert done.returncode == 3
@@ -423,7 +468,7 @@ def test_merge_without_staging(target: Target, legacy: Legacy) -> None:
 
 def test_lost_staging_is_noticed(target: Target, legacy: Legacy) -> None:
     trade(legacy)
-    target.migrate_shortseller()
+    target.script("stage_shortseller.py")
     target.execute("TRUNCATE legacy_shortseller.trades")
     done = target.psql("002_migrate_shortseller_data.sql")
     assert done.returncode == 3

@@ -113,13 +113,6 @@ BEGIN
 END
 $$;
 
--- Whether few staged rows find theirs among many one by one, in an index. The
--- planner cannot estimate conditions on metadata, and would read the whole table.
-CREATE OR REPLACE FUNCTION migration.join_by_index(few boolean) RETURNS void LANGUAGE sql AS $$
-    SELECT set_config(name, CASE WHEN few THEN 'off' ELSE 'on' END, true)
-    FROM unnest('{enable_hashjoin,enable_mergejoin}'::text[]) AS name
-$$;
-
 -- The bot's staged and rejected rows that the run that is built upon did not
 -- find; `known` are the ids that it rejected.
 CREATE OR REPLACE FUNCTION migration.new_ids(m migration.mappings, bot text, known text[]) RETURNS SETOF bigint
@@ -128,8 +121,7 @@ DECLARE
     part jsonb := migration.mapping_sql(m);
     refused text[];
 BEGIN
-    PERFORM migration.join_by_index(true);
-    -- OFFSET: or all rows of the table might be hashed first.
+    -- OFFSET: each in an index, see merge_mapping.
     RETURN QUERY EXECUTE format('
         SELECT s._source_id::bigint FROM %1$s s WHERE %2$s = $1 AND NOT s._source_id = ANY ($2)
         AND (NOT EXISTS (SELECT FROM %3$s t WHERE %4$s AND %5$s = %2$s OFFSET 0)
@@ -149,7 +141,6 @@ BEGIN
             m.target_table, part ->> 't_bot', part ->> 'legacy_row', part ->> 'legacy', m.source_table)
         USING bot, refused;
     END IF;
-    PERFORM migration.join_by_index(false);
 END
 $$;
 
@@ -181,15 +172,17 @@ BEGIN
         WHERE k.bot_id = bot AND k.source_table = m.source_table
           AND (r.bot_id, r.source_table, r.source_id) = (k.bot_id, k.source_table, k.source_id);
         IF EXISTS (SELECT FROM migration.gone_ids g WHERE g.bot_id = bot AND g.source_table = m.source_table) THEN
-            -- By an index, where the table has one that tells its row.
+            -- Each in an index, see merge_mapping; candles have none for it.
             EXECUTE format($sql$
                 INSERT INTO migration.missing (bot_id, source_table, source_id, run_id)
                 SELECT DISTINCT $1, %1$L, g.source_id, $2 FROM migration.gone_ids g
-                JOIN %2$s t ON %3$s AND %4$s = $1 AND %5$s AND %6$s #>> '{legacy,id}' = g.source_id
-                WHERE g.bot_id = $1 AND g.source_table = %1$L ON CONFLICT DO NOTHING$sql$,
+                WHERE g.bot_id = $1 AND g.source_table = %1$L AND EXISTS (
+                    SELECT FROM %2$s t WHERE %3$s AND %4$s = $1 AND %5$s AND %6$s #>> '{legacy,id}' = g.source_id %7$s)
+                ON CONFLICT DO NOTHING$sql$,
                 m.source_table, m.target_table,
                 CASE WHEN key IS NULL THEN 'true' ELSE format('t.%I = $1 || ''_legacy_'' || g.source_id', key) END,
-                part ->> 't_bot', part ->> 'legacy_row', part ->> 'legacy') USING bot, run;
+                part ->> 't_bot', part ->> 'legacy_row', part ->> 'legacy',
+                CASE WHEN m.target_table <> 'trading.market_data' THEN 'OFFSET 0' END) USING bot, run;
         END IF;
     END IF;
     RETURN (SELECT count(*) FROM migration.missing k WHERE k.bot_id = bot AND k.source_table = m.source_table);
@@ -197,9 +190,10 @@ END
 $$;
 
 -- Compares what the source said it gave with what the unified table now holds of
--- it, row by row in the sum of their hashes. Raises where they differ. `first`:
--- all rows of the bot are this run's.
-CREATE OR REPLACE FUNCTION migration.prove(m migration.mappings, bot text, source migration.source_tables, first boolean) RETURNS void
+-- it, row by row in the sum of their hashes. Raises where they differ. `pairs`:
+-- staged rows beside theirs; NULL where all rows of the bot are this run's.
+DROP FUNCTION IF EXISTS migration.prove(migration.mappings, text, migration.source_tables, boolean);
+CREATE OR REPLACE FUNCTION migration.prove(m migration.mappings, bot text, source migration.source_tables, pairs text) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     part jsonb := migration.mapping_sql(m);
@@ -207,14 +201,14 @@ DECLARE
     t_hash text := migration.hash_sql(m.bot_type, replace(source.canonical, '{row}', 't'));
     s_hash text := migration.hash_sql(m.bot_type, replace(source.canonical, '{row}', 's'));
 BEGIN
-    IF first THEN
+    IF pairs IS NULL THEN
         EXECUTE format('SELECT coalesce(sum(%s), 0) FROM %s t WHERE %s = $1', t_hash, m.target_table, part ->> 't_bot')
         INTO found USING bot;
     ELSE
         -- A candle that another source brought is there under that source's id:
         -- what the two have in common was compared when rows were classified.
-        EXECUTE format('SELECT coalesce(sum(CASE WHEN %s = %s THEN %s ELSE %s END), 0) FROM %s s JOIN %s t ON %s WHERE %2$s = $1',
-                       part ->> 't_bot', part ->> 's_bot', t_hash, s_hash, m.source_view, m.target_table, part ->> 'matching')
+        EXECUTE format('SELECT coalesce(sum(CASE WHEN %s = %s THEN %s ELSE %s END), 0) FROM %s WHERE %2$s = $1',
+                       part ->> 't_bot', part ->> 's_bot', t_hash, s_hash, pairs)
         INTO found USING bot;
     END IF;
     IF found <> source.hash THEN
@@ -244,12 +238,15 @@ DECLARE
     kept bigint := 0;
     missing bigint := 0;
     restore text[];
+    -- The row of the target that a staged one is.
+    own text := format('SELECT t.ctid AS place, t.* FROM %s t WHERE %s', m.target_table, part ->> 'matching');
+    pairs text;
 BEGIN
     SELECT * INTO source FROM migration.source_tables t WHERE t.run_id = run AND t.source_table = m.source_table;
     IF NOT derived THEN
         SELECT count(*) INTO rejected FROM migration.rejects r WHERE r.bot_id = bot AND r.source_table = m.source_table;
         IF source.loaded IS NOT NULL THEN
-            PERFORM migration.prove(m, bot, source, true);
+            PERFORM migration.prove(m, bot, source, NULL);
             RETURN migration.table_result(m, false, source, source.loaded, source.loaded, 0, 0, rejected, 0);
         END IF;
     END IF;
@@ -263,16 +260,21 @@ BEGIN
     ELSE
         mapped := source.staged - rejected;
     END IF;
-    PERFORM migration.join_by_index(mapped < (SELECT reltuples / 20 FROM pg_class WHERE oid = m.target_table::regclass));
+    -- Few rows are looked up one by one, each in an index, which OFFSET enforces:
+    -- the planner, which cannot estimate conditions on metadata, would go through
+    -- all rows of the table, and that for each.
+    IF mapped < (SELECT reltuples / 20 FROM pg_class WHERE oid = m.target_table::regclass) THEN
+        own := own || ' OFFSET 0';
+    END IF;
+    pairs := format('%s s JOIN LATERAL (%s) AS t ON true', m.source_view, own);
 
     IF overwrite AND NOT first THEN
-        EXECUTE format('UPDATE %s t SET (%s) = ROW(%s) FROM %s s WHERE %s AND %s = $1 AND %s = $1 AND %s',
-                       m.target_table, part ->> 'columns', part ->> 's_columns', m.source_view, part ->> 'matching',
+        EXECUTE format('UPDATE %s u SET (%s) = ROW(%s) FROM %s WHERE u.ctid = t.place AND %s = $1 AND %s = $1 AND %s',
+                       m.target_table, part ->> 'columns', part ->> 's_columns', pairs,
                        part ->> 't_bot', part ->> 's_bot', part ->> 'differing') USING bot;
         GET DIAGNOSTICS updated = ROW_COUNT;
     ELSIF NOT overwrite THEN
-        EXECUTE format('SELECT count(*) FROM %s t JOIN %s s ON %s WHERE %s = $1 AND %s = $1 AND %s',
-                       m.target_table, m.source_view, part ->> 'matching', part ->> 't_bot', part ->> 's_bot',
+        EXECUTE format('SELECT count(*) FROM %s WHERE %s = $1 AND %s = $1 AND %s', pairs, part ->> 't_bot', part ->> 's_bot',
                        part ->> 'differing') INTO kept USING bot;
     END IF;
     IF first THEN
@@ -281,7 +283,7 @@ BEGIN
     -- Staged rows lie in the order of the source, and arrive in it.
     EXECUTE format('INSERT INTO %s (%s) SELECT %s FROM %s s WHERE %s = $1', m.target_table, part ->> 'columns', part ->> 's_columns',
                    m.source_view, part ->> 's_bot')
-            || CASE WHEN first THEN '' ELSE format(' AND NOT EXISTS (SELECT FROM %s t WHERE %s)', m.target_table, part ->> 'matching') END
+            || CASE WHEN first THEN '' ELSE format(' AND NOT EXISTS (%s)', own) END
     USING bot;
     GET DIAGNOSTICS inserted = ROW_COUNT;
     PERFORM migration.restore_indexes(restore) WHERE cardinality(restore) > 0;
@@ -297,14 +299,13 @@ BEGIN
             missing := migration.note_missing(m, bot, run, source.whole);
         END IF;
         IF overwrite THEN
-            PERFORM migration.prove(m, bot, source, first);
+            PERFORM migration.prove(m, bot, source, CASE WHEN NOT first THEN pairs END);
         END IF;
     END IF;
     IF mapped > 1000 THEN
         RAISE NOTICE '%: %: % rows compared, % new, % changed, % rows/s', bot, m.target_table, mapped, inserted, updated,
             round(mapped / extract(epoch FROM clock_timestamp() - began));
     END IF;
-    PERFORM migration.join_by_index(false);
     RETURN migration.table_result(m, derived, source, mapped, inserted, updated, kept, rejected, missing);
 END
 $$;

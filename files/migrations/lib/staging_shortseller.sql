@@ -109,11 +109,11 @@ CREATE VIEW legacy_shortseller.mapped_signals AS
 SELECT s.id::text AS _source_id, s.bot_id, s.bot_id || '_legacy_' || s.id AS signal_id, s.symbol,
        CASE lower(s.signal_type) WHEN 'close' THEN 'close_short' ELSE lower(s.signal_type) END AS signal_type,
        s.strength, s.price, s.timestamp, s.strategy, s.indicators, coalesce(s.executed, false) AS executed,
-       t.trade_id AS execution_trade_id, s.timestamp AS created_at, s.metadata
-FROM legacy_shortseller.signals s
-LEFT JOIN trading.trades t ON t.bot_id = s.bot_id AND t.metadata ? 'legacy'
-    AND t.metadata #>> '{legacy,table}' = 'trades' AND t.metadata #>> '{legacy,id}' = s.execution_id::text
-WHERE s._reject IS NULL;
+       (SELECT t.trade_id FROM trading.trades t
+        WHERE t.bot_id = s.bot_id AND t.metadata ? 'legacy' AND t.metadata #>> '{legacy,table}' = 'trades'
+          AND t.metadata #>> '{legacy,id}' = s.execution_id::text) AS execution_trade_id,
+       s.timestamp AS created_at, s.metadata
+FROM legacy_shortseller.signals s WHERE s._reject IS NULL;
 
 CREATE VIEW legacy_shortseller.mapped_account_balance AS
 SELECT s.id::text AS _source_id, s.bot_id, s.total_balance, s.available_balance, s.equity, s.margin_used,
