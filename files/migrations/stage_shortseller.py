@@ -79,10 +79,11 @@ def stage(cursor: Cursor, bot: Bot, full: bool) -> dict[str, object]:
             blocks = {block: rows for block, (rows, _) in found_blocks.items()}
             count, staged = sum(blocks.values()), sum(again for _, again in found_blocks.values())
             where = condition if condition == "true" else _within(found_blocks, condition)
-            source.copy_into(table, bot.bot_id, cursor, SCHEMA, where, Progress(f"{bot.bot_id}: {table.name}", staged))
-            cursor.execute(
-                f"ANALYZE {SCHEMA}.{table.name} ({', '.join(('bot_id', 'id', '_reject', *JOINED.get(table.name, ())))})"
-            )
+            if staged:
+                progress = Progress(f"{bot.bot_id}: {table.name}", staged)
+                source.copy_into(table, bot.bot_id, cursor, SCHEMA, where, progress)
+                columns = ", ".join(("bot_id", "id", "_reject", *JOINED.get(table.name, ())))
+                cursor.execute(f"ANALYZE {SCHEMA}.{table.name} ({columns})")
             canonical = table.canonical_sql()
             counts[table.name] = SourceTable(table.name, count, staged, condition == "true", None, 0, canonical, blocks)
             say(f"{bot.bot_id}: {table.name}: {staged} of {count} rows staged")
@@ -133,7 +134,8 @@ def _note_gone(
     before = {int(block): rows for block, rows in base.blocks[table.name].items()}
     now = found.blocks or {}
     lost = sorted(b for b in before.keys() | now.keys() if now.get(b, 0) != before.get(b, 0) + new.get(b, 0))
-    target.note_gone(cursor, bot.bot_id, table.name, source.absent(table, lost))
+    if lost:
+        target.note_gone(cursor, bot.bot_id, table.name, source.absent(table, lost))
 
 
 def _again(table: str, changed: str, rejected: dict[str, list[str]]) -> str:

@@ -68,11 +68,16 @@ $$;
 CREATE OR REPLACE FUNCTION legacy_shortseller.empty_staging(bot text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     staged regclass;
+    filled boolean;
     -- The rows themselves may be many. Only a bot on PostgreSQL has such a position.
     others boolean := EXISTS (SELECT FROM migration.runs WHERE bot_id <> bot AND position ? 'server' AND merged_at IS NULL);
 BEGIN
     FOR staged IN SELECT oid FROM pg_class WHERE relnamespace = 'legacy_shortseller'::regnamespace AND relkind = 'r' LOOP
-        EXECUTE format(CASE WHEN others THEN 'DELETE FROM %s WHERE bot_id = %L' ELSE 'TRUNCATE %s' END, staged, bot);
+        -- A TRUNCATE makes new files, and waits for the disk.
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', staged) INTO filled;
+        IF filled THEN
+            EXECUTE format(CASE WHEN others THEN 'DELETE FROM %s WHERE bot_id = %L' ELSE 'TRUNCATE %s' END, staged, bot);
+        END IF;
     END LOOP;
 END
 $$;
