@@ -6,6 +6,7 @@ import os
 import platform
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def machine(postgres: str, folder: Path, runs: int) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return (
         f"Measured on {os.cpu_count()} cores, {memory / 2**30:.0f} GiB, Linux {platform.release()}, {storage(folder)};"
-        f" PostgreSQL {postgres}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version};"
+        f" PostgreSQL {postgres}, Python {platform.python_version()} ({os.path.realpath(sys.executable)}), SQLite {sqlite3.sqlite_version};"
         f" medians of {runs} run{'s' if runs > 1 else ''}."
     )
 
