@@ -37,6 +37,7 @@ from migration_engine.momentum_loading import Rejects, carry, create_staging  # 
 from migration_engine.momentum_source import private_copy  # noqa: E402
 from migration_engine.progress import say  # noqa: E402
 from migration_engine.settings import Bot, Bots  # noqa: E402
+from migration_engine.sqlite_pages import Pages  # noqa: E402
 from migration_engine.target import Connection  # noqa: E402
 from migration_engine.values import find_zone  # noqa: E402
 
@@ -69,7 +70,7 @@ def migrate(connection: Connection, bots: Bots, bot: Bot, accepted: int, full: b
             )
 
             @cache
-            def inspect() -> bytes:
+            def inspect() -> Pages | None:
                 # Nothing else can be done until a delta knows what changed.
                 if base is not None:
                     return sqlite_pages.digests(copy.path, parallel.cores())
@@ -79,7 +80,8 @@ def migrate(connection: Connection, bots: Bots, bot: Bot, accepted: int, full: b
             rejects = Rejects(bot.bot_id, run_id, cast(TextIO, spool))
             cursor.execute("SAVEPOINT rows")
             carry(cursor, copy, bot, base, inspect, rejects)
-            target.store_digests(cursor, run_id, inspect())
+            if pages := inspect():
+                target.store_pages(cursor, run_id, pages)
         try:
             return target.merge(cursor, "momentum", [bot.bot_id], 2**31 - 1 if dry_run else accepted)
         except psycopg2.Error as error:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "files/migrations"))
 from migration_engine import sqlite_pages
-from migration_engine.sqlite_pages import changed_ranges, digests
+from migration_engine.sqlite_pages import Pages, changed_ranges, digests
 
 SCHEMA = """
 CREATE TABLE trades (id INTEGER PRIMARY KEY AUTOINCREMENT, trade_id TEXT UNIQUE, symbol TEXT NOT NULL, pnl REAL, note TEXT);
@@ -74,9 +74,11 @@ def whatever_the_share() -> Iterator[None]:
         yield
 
 
-def ranges_of(before: Path | bytes, after: Path, table: str = "trades") -> Ranges:
+def ranges_of(before: Path | Pages | None, after: Path, table: str = "trades") -> Ranges:
+    known = digests(before) if isinstance(before, Path) else before
+    # As a later run finds it.
+    known = known and Pages.of(known.parts())
     with closing(sqlite3.connect(after)) as connection:
-        known = before if isinstance(before, bytes) else digests(before)
         return changed_ranges(after, connection, table, known, digests(after))
 
 
@@ -336,24 +338,38 @@ def test_processes_share_the_work(source: Source) -> None:
     source.insert("trades", range(1, 40_000))
     copy = source.copy("copy.db")
     assert copy.stat().st_size > 3 << 20
-    assert digests(copy, 3) == digests(copy) != b""
+    alone, shared = digests(copy), digests(copy, 3)
+    assert alone
+    assert shared
+    assert list(alone.parts()) == list(shared.parts())
 
 
 def test_digests_of_another_kind_tell_nothing(source: Source) -> None:
     source.insert("trades", range(1, 500))
     copy = source.copy("copy.db")
-    good = digests(copy)
-    assert len(good) // (copy.stat().st_size // 4096) < 25
-    for garbage in (
-        b"",
-        b"x",
-        b"x" * len(good),
-        good[:-1],
-        good[:60],
-        good + b"\0",
-        good.replace(b"sqpages1", b"sqpages0"),
-    ):
-        assert ranges_of(garbage, copy) is None
+    known = digests(copy)
+    assert known
+    layout, part = known.parts()
+    assert len(part) == 20 * (copy.stat().st_size // 4096 + 1)
+    assert ranges_of(Pages.of([layout, part]), copy) == []
+    for parts in ([], [layout], [b"", part], [layout, part[:-1]], [layout + b"x", part], [part, layout]):
+        assert Pages.of(parts) is None
+    assert Pages.of([layout.replace(b"sqpages2", b"sqpages1"), part]) is None
+    other = Pages.of([layout[:-1] + bytes([layout[-1] ^ 1]), part])
+    assert other
+    assert ranges_of(other, copy) is None
+    assert ranges_of(None, copy) is None
+
+
+def test_many_pages_are_stored_in_parts(source: Source) -> None:
+    source.insert("trades", range(1, 5000))
+    before = source.copy("before.db")
+    source.db.execute("UPDATE trades SET pnl = 1 WHERE id IN (3, 4900)")
+    with patch.object(sqlite_pages, "_PART", 7):
+        ranges = ranges_of(before, source.copy("after.db"))
+    assert ranges == ranges_of(before, source.folder / "after.db")
+    assert covered(ranges, 3)
+    assert covered(ranges, 4900)
 
 
 def test_a_copy_in_wal_mode_stays_alone_in_its_folder(tmp_path: Path) -> None:
@@ -380,19 +396,19 @@ def test_what_is_not_a_whole_database_has_no_digests(source: Source, tmp_path: P
     broken = tmp_path / "broken.db"
     for part in (b"", b"text", whole[:50], whole[:-1], whole[:100] + b"\0" * 8092):
         broken.write_bytes(part)
-        assert digests(broken) == b""
+        assert digests(broken) is None
     # The right-most pointer of the table: to itself, to no page, to a leaf that is there already.
     for value in (root, 0, 1, 1 << 30, child):
         data = bytearray(whole)
         pointer(root, 8, value)(data)
         broken.write_bytes(data)
-        assert digests(broken) == b""
+        assert digests(broken) is None
         assert ranges_of(copy, broken) is None
     # Its first two keys in the wrong order.
     data = bytearray(whole)
     data[start + 12 : start + 16] = data[start + 14 : start + 16] + data[start + 12 : start + 14]
     broken.write_bytes(data)
-    assert digests(broken) == b""
+    assert digests(broken) is None
     with pytest.raises(FileNotFoundError):
         digests(tmp_path / "absent.db")
 

@@ -22,6 +22,7 @@ from .momentum_mapping import TABLES, Mapper, Reject, reject_of
 from .momentum_source import Copy
 from .progress import Progress, say
 from .settings import Bot
+from .sqlite_pages import Pages
 from .target import BaseRun, Cursor, SourceTable
 from .values import MONEY, RATIO, find_zone
 
@@ -194,9 +195,9 @@ def stage(cursor: Cursor, copy: Copy, mapper: Mapper, ranges: list[tuple[int, in
 
 
 def carry(
-    cursor: Cursor, copy: Copy, bot: Bot, base: BaseRun | None, digests: Callable[[], bytes], rejects: Rejects
+    cursor: Cursor, copy: Copy, bot: Bot, base: BaseRun | None, pages: Callable[[], Pages | None], rejects: Rejects
 ) -> None:
-    """Load or stage all tables of a bot, and record what was found. `digests`: of the copy's pages."""
+    """Load or stage all tables of a bot, and record what was found. `pages`: of the copy."""
     known = {table: target.rejected_ids(cursor, bot.bot_id, table, base) for table in TABLES}
     found: list[SourceTable] = []
     tallies: list[Tally] = []
@@ -206,7 +207,7 @@ def carry(
         mapper = Mapper(table, bot.bot_id, find_zone(bot.timezone), copy.extra[table])
         ranges = None
         if base is not None and table not in SMALL:
-            ranges = sqlite_pages.changed_ranges(copy.path, copy.connection, table, base.page_digests, digests())
+            ranges = sqlite_pages.changed_ranges(copy.path, copy.connection, table, base.pages, pages())
         # Ids with great gaps cannot be gone through one by one.
         if ranges is not None and highest[table] <= 10 * copy.count(table) + 100_000:
             target.note_gone(cursor, bot.bot_id, table, copy.absent(table, ranges, highest[table]))
@@ -216,7 +217,7 @@ def carry(
             ranges = None
         tally = None
         if ranges is None and target.is_first(cursor, "momentum", table, bot.bot_id):
-            tally = load_new(cursor, copy, mapper, rejects, digests)
+            tally = load_new(cursor, copy, mapper, rejects, pages)
         loaded = tally is not None
         if tally is None:
             tally = stage(cursor, copy, mapper, ranges, rejects)

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .momentum_source import Copy, private_copy
 from .progress import Progress
 from .settings import Bot
 from .shortseller_source import ROW_HASH, Snapshot, Table, snapshot
+from .sqlite_pages import Pages
 from .target import BLOCK, BaseRun, Cursor
 
 Warn = Callable[[str], None]
@@ -209,7 +211,7 @@ class MomentumSource(Source):
     separator = "\t"
     row_hash = "migration.row_hash({})"
 
-    def __init__(self, copy: Copy, bot: Bot, digests: bytes) -> None:
+    def __init__(self, copy: Copy, bot: Bot, pages: Pages | None) -> None:
         self.copy = copy
         self.snapshot_at = copy.snapshot_at
         self.zone = values.find_zone(bot.timezone)
@@ -217,8 +219,7 @@ class MomentumSource(Source):
             name: momentum_mapping.Mapper(name, bot.bot_id, self.zone, copy.extra[name])
             for name in momentum_mapping.TABLES
         }
-        self.before = digests
-        self.now = sqlite_pages.digests(copy.path)
+        self.pages = pages
 
     def columns(self, table: str) -> Sequence[str]:
         return self.mappers[table].target_columns
@@ -270,12 +271,16 @@ class MomentumSource(Source):
         return found
 
     def changed(self, table: str, ids: Sequence[int]) -> set[int]:
-        if not self.before:
+        if self.pages is None:
             return set()
-        ranges = sqlite_pages.changed_ranges(self.copy.path, self.copy.connection, table, self.before, self.now)
+        ranges = sqlite_pages.changed_ranges(self.copy.path, self.copy.connection, table, self.pages, self._pages_now)
         if ranges is None:
             return set(ids)
         return {number for number in ids if any(low <= number <= high for low, high in ranges)}
+
+    @cached_property
+    def _pages_now(self) -> Pages | None:
+        return sqlite_pages.digests(self.copy.path)
 
     def open(self, table: str, spec: Spec) -> dict[int, tuple[str, Decimal]]:
         names = ", ".join(source for source, _ in spec.shown)
@@ -303,7 +308,7 @@ def open_source(bot: Bot, run: BaseRun, password: str | None, warn: Warn) -> Ite
                 f"bots.json has no legacy.sqlite_path for {bot.bot_id}: set `legacy.sqlite` in the inventory"
             )
         with private_copy(Path(path), warn) as copy:
-            yield MomentumSource(copy, bot, run.page_digests)
+            yield MomentumSource(copy, bot, run.pages)
 
 
 def _summary_of(found: Converted, columns: Sequence[str], spec: Spec, rejected: set[int]) -> Summary:

@@ -17,10 +17,10 @@ import os
 import sqlite3
 import struct
 from array import array
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Set
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from itertools import compress
@@ -32,9 +32,11 @@ from . import parallel
 DIGEST_BYTES = 8
 # So much is read at once: whole pages of any size.
 _CHUNK = 1 << 20
-# Magic and version, page size, digest of the definitions, number of pages.
-_PREFIX = struct.Struct("=8sI32sI")
-_MAGIC = b"sqpages1"
+# Magic and version, page size, digest of the definitions.
+_PREFIX = struct.Struct("=8sI32s")
+_MAGIC = b"sqpages2"
+# So many pages are stored as one part.
+_PART = 1 << 15
 _INTERIOR, _LEAF = 0x05, 0x0D
 _LOWEST, _HIGHEST = -(1 << 63), (1 << 63) - 1
 # Up to here an overflow page, which begins with the number of the next, begins with 0 or 1, and no b-tree page does.
@@ -44,12 +46,73 @@ _WORTHWHILE = 0.5
 _UNEXPECTED = (ValueError, IndexError, struct.error, sqlite3.DatabaseError)
 
 
-def digests(path: Path, processes: int = 1) -> bytes:
-    """What changed_ranges compares: a prefix, then 20 bytes a page (digest, owner, largest rowid).
+@dataclass(frozen=True, eq=False)
+class Pages:
+    """What is known of the pages of a copy, for a later one to be compared with: 20 bytes a page.
 
-    The owner is the root of the table whose leaf a page is, 0 for all other pages. Empty where the file is
-    not as expected. Raises OSError where it cannot be read.
+    `layout` is what must be the same in both. The arrays are indexed by page number, 0 is no page: digests; the
+    root of the table whose leaf a page is, 0 for all other pages; the largest rowid that such a leaf is for.
     """
+
+    layout: bytes
+    digests: array[int] = field(default_factory=lambda: array("Q"))
+    owners: array[int] = field(default_factory=lambda: array("I"))
+    uppers: array[int] = field(default_factory=lambda: array("q"))
+
+    @classmethod
+    def of(cls, parts: Iterable[bytes | memoryview]) -> Pages | None:
+        """From what parts() gave; None where that is something else, or nothing."""
+        stored = iter(parts)
+        found = cls(bytes(next(stored, b"")))
+        if len(found.layout) != _PREFIX.size or not found.layout.startswith(_MAGIC):
+            return None
+        for part in stored:
+            pages, rest = divmod(len(part), sum(values.itemsize for values in found._arrays))
+            if rest:
+                return None
+            at = 0
+            for values in found._arrays:
+                values.frombytes(part[at : at + pages * values.itemsize])
+                at += pages * values.itemsize
+        return found if found.owners else None
+
+    def parts(self) -> Iterator[bytes]:
+        """All of it, in parts of less than a megabyte."""
+        yield self.layout
+        for at in range(0, len(self.owners), _PART):
+            yield b"".join(values[at : at + _PART].tobytes() for values in self._arrays)
+
+    @property
+    def _arrays(self) -> tuple[array[int], ...]:
+        return self.digests, self.owners, self.uppers
+
+    @property
+    def page_size(self) -> int:
+        size: int = _PREFIX.unpack(self.layout)[1]
+        return size
+
+    def leaves(self, root: int) -> Iterator[int]:
+        """The leaf pages of a table."""
+        return compress(range(len(self.owners)), map(root.__eq__, self.owners))
+
+    def owns(self, root: int, page: int) -> bool:
+        """Whether there is such a page, and it is a leaf of the table."""
+        return page < len(self.owners) and self.owners[page] == root
+
+    def intervals(self, root: int, leaves: Iterable[int]) -> list[tuple[int, int]]:
+        """The inclusive ranges of rowids that some leaves of a table are for, sorted."""
+        ends = sorted(map(self.uppers.__getitem__, leaves))
+        # Where the leaf before each ends, found without a list of all.
+        lowers = [_LOWEST - 1] * (len(ends) + 1)
+        for upper in map(self.uppers.__getitem__, self.leaves(root) if ends else ()):
+            place = bisect_right(ends, upper)
+            if upper > lowers[place]:
+                lowers[place] = upper
+        return [(lower + 1, upper) for lower, upper in zip(lowers, ends, strict=False)]
+
+
+def digests(path: Path, processes: int = 1) -> Pages | None:
+    """What changed_ranges compares. None where the file is not as expected. Raises OSError where it cannot be read."""
     try:
         with path.open("rb") as stream:
             header = stream.read(100)
@@ -59,56 +122,59 @@ def digests(path: Path, processes: int = 1) -> bytes:
             def share(number: int, of: int) -> Iterator[tuple[bytes, bytes]]:
                 return (_page_sums(stream.fileno(), at, size) for at in range(number * _CHUNK, total, of * _CHUNK))
 
+            roots, definitions = _tables(path, header)
+            pages = Pages(_PREFIX.pack(_MAGIC, size, definitions))
             # Index 0 is no page.
-            sums, kinds = bytearray(DIGEST_BYTES), bytearray(1)
-            for some_sums, some_kinds in share(0, 1) if processes == 1 else parallel.shares(share, processes):
-                sums += some_sums
+            kinds = bytearray(1)
+            pages.digests.append(0)
+            for some_digests, some_kinds in share(0, 1) if processes == 1 else parallel.shares(share, processes):
+                pages.digests.frombytes(some_digests)
                 kinds += some_kinds
             count = len(kinds) - 1
             if total != count * size or count >= _MOST_PAGES:
-                return b""
-            roots, definitions = _tables(path, header)
-            owners, uppers = array("I", bytes(4 * len(kinds))), array("q", bytes(8 * len(kinds)))
+                return None
+            for values in (pages.owners, pages.uppers):
+                values.frombytes(bytes(values.itemsize * len(kinds)))
             file = _File(stream.fileno(), size, count)
             for root in roots:
                 # WITHOUT ROWID tables are index b-trees.
                 if kinds[root] in (_INTERIOR, _LEAF):
                     for leaf, upper in _leaves(file, kinds, root):
-                        if owners[leaf]:
-                            return b""
-                        owners[leaf], uppers[leaf] = root, upper
+                        if pages.owners[leaf]:
+                            return None
+                        pages.owners[leaf], pages.uppers[leaf] = root, upper
     except _UNEXPECTED:
-        return b""
-    return b"".join((_PREFIX.pack(_MAGIC, size, definitions, count), sums, owners.tobytes(), uppers.tobytes()))
+        return None
+    return pages
 
 
 def changed_ranges(
-    path: Path, connection: sqlite3.Connection, table: str, before: bytes, now: bytes
+    path: Path, connection: sqlite3.Connection, table: str, before: Pages | None, now: Pages | None
 ) -> list[tuple[int, int]] | None:
     """Inclusive rowid ranges, sorted and apart, with every row that was changed, inserted or deleted.
 
     `now` is digests(path), `before` that of the earlier copy, `connection` has `path` open. None: cannot be
     told, or not worth it; take every row. Raises OSError where `path` cannot be read.
     """
-    earlier, later, changed = _compared(before, now)
     found = connection.execute(
         "SELECT rootpage FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", (table,)
     ).fetchone()
-    if earlier is None or later is None or found is None or earlier.layout != later.layout:
+    if before is None or now is None or found is None or before.layout != now.layout:
         return None
     root = found[0]
-    unlike = changed | _unequal(earlier.owners, later.owners)
-    moved = [leaf for leaf in unlike if later.owns(root, leaf)]
-    if root not in later.owners or len(moved) > _WORTHWHILE * later.owners.count(root):
+    changed = _changed(before, now)
+    unlike = changed | _unequal(before.owners, now.owners)
+    moved = [leaf for leaf in unlike if now.owns(root, leaf)]
+    if root not in now.owners or len(moved) > _WORTHWHILE * now.owners.count(root):
         return None
-    gone = [leaf for leaf in unlike if earlier.owns(root, leaf)]
-    ranges = [*later.intervals(root, moved), *earlier.intervals(root, gone)]
+    gone = [leaf for leaf in unlike if before.owns(root, leaf)]
+    ranges = [*now.intervals(root, moved), *before.intervals(root, gone)]
     try:
         with path.open("rb") as stream:
-            file = _File(stream.fileno(), later.page_size, len(later.digests) - 1)
-            changed -= set(range(len(later.digests), len(earlier.digests)))
-            same = (leaf for leaf in later.leaves(root) if leaf not in unlike)
-            ranges += [(rowid, rowid) for rowid in _spilled(file, later, changed, same)]
+            file = _File(stream.fileno(), now.page_size, len(now.digests) - 1)
+            changed -= set(range(len(now.digests), len(before.digests)))
+            same = (leaf for leaf in now.leaves(root) if leaf not in unlike)
+            ranges += [(rowid, rowid) for rowid in _spilled(file, now, changed, same)]
     except _UNEXPECTED:
         return None
     return _merged(ranges)
@@ -123,12 +189,9 @@ def _page_sums(descriptor: int, start: int, size: int) -> tuple[bytes, bytes]:
 
 
 @lru_cache(1)
-def _compared(before: bytes, now: bytes) -> tuple[_Pages | None, _Pages | None, frozenset[int]]:
-    """Digests of two copies, and the pages whose digests differ: the same for every table."""
-    earlier, later = _parse(before), _parse(now)
-    if earlier is None or later is None:
-        return earlier, later, frozenset()
-    return earlier, later, frozenset(_unequal(earlier.digests, later.digests))
+def _changed(before: Pages, now: Pages) -> frozenset[int]:
+    """The pages whose digests differ: the same for every table."""
+    return frozenset(_unequal(before.digests, now.digests))
 
 
 def _unequal(earlier: array[int], later: array[int]) -> set[int]:
@@ -151,48 +214,6 @@ class _File:
         if len(data) != self.page_size:
             raise ValueError(f"page {number} is cut off")
         return data
-
-
-@dataclass(frozen=True)
-class _Pages:
-    """Parsed digests; the arrays are indexed by page number, 0 is no page."""
-
-    layout: bytes
-    page_size: int
-    digests: array[int]
-    owners: array[int]
-    uppers: array[int]
-
-    def leaves(self, root: int) -> Iterator[int]:
-        """The leaf pages of a table."""
-        return compress(range(len(self.owners)), map(root.__eq__, self.owners))
-
-    def owns(self, root: int, page: int) -> bool:
-        """Whether there is such a page, and it is a leaf of the table."""
-        return page < len(self.owners) and self.owners[page] == root
-
-    def intervals(self, root: int, leaves: list[int]) -> list[tuple[int, int]]:
-        """The inclusive range of rowids that each of some leaves of a table is for."""
-        if not leaves:
-            return []
-        uppers = array("q", sorted(map(self.uppers.__getitem__, self.leaves(root))))
-        places = ((bisect_left(uppers, self.uppers[leaf]), self.uppers[leaf]) for leaf in leaves)
-        return [(uppers[place - 1] + 1 if place else _LOWEST, upper) for place, upper in places]
-
-
-def _parse(data: bytes) -> _Pages | None:
-    if len(data) < _PREFIX.size:
-        return None
-    magic, page_size, _, count = _PREFIX.unpack_from(data)
-    arrays = array("Q"), array("I"), array("q")
-    start = _PREFIX.size
-    for values in arrays:
-        end = start + (count + 1) * values.itemsize
-        if magic != _MAGIC or end > len(data):
-            return None
-        values.frombytes(data[start:end])
-        start = end
-    return _Pages(data[: _PREFIX.size - 4], page_size, *arrays) if start == len(data) else None
 
 
 def _page_size(header: bytes) -> int:
@@ -241,7 +262,7 @@ def _leaves(file: _File, kinds: bytearray, root: int) -> Iterator[tuple[int, int
         todo.append((right, lower, upper))
 
 
-def _spilled(file: _File, pages: _Pages, changed: Set[int], same: Iterable[int]) -> Iterator[int]:
+def _spilled(file: _File, pages: Pages, changed: Set[int], same: Iterable[int]) -> Iterator[int]:
     """The rowids on the unchanged leaves `same` of a table whose overflow pages changed."""
     first = file.page(1)
     usable = file.page_size - first[20]

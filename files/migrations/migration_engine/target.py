@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from binascii import hexlify
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,11 +19,10 @@ from psycopg2.extras import Json
 from .copytext import copy_from
 from .errors import MigrationError, RejectsError, TargetError, UsageError
 from .settings import DIRECTORY, Bots
+from .sqlite_pages import Pages
 
 # Rows are counted and compared by so many ids.
 BLOCK = 1000
-# So many bytes are a row of migration.page_digests.
-_PART = 1 << 20
 Connection: TypeAlias = psycopg2.extensions.connection
 Cursor: TypeAlias = psycopg2.extensions.cursor
 
@@ -113,8 +113,8 @@ def prepare(cursor: Cursor, bot_type: str) -> None:
 class BaseRun:
     """The last merged run of a bot: what the next one builds upon.
 
-    `page_digests`: of a SQLite file, or empty; the other dictionaries are by
-    source table, `blocks` by number of a thousand ids below that, `highest` the
+    `pages`: of a SQLite file, where known. The dictionaries but `position` are by
+    source table, `blocks` by number of a thousand ids below that; `highest` is the
     highest id ever seen.
     """
 
@@ -122,7 +122,7 @@ class BaseRun:
     merged_at: datetime
     engine: str | None
     position: dict[str, Any] | None
-    page_digests: bytes
+    pages: Pages | None
     rejected: dict[str, list[str]]
     blocks: dict[str, dict[str, int]]
     highest: dict[str, int]
@@ -141,10 +141,13 @@ def last_merged(cursor: Cursor, bot_id: str) -> BaseRun | None:
     row = cursor.fetchone()
     if row is None:
         return None
-    cursor.execute("SELECT digests FROM migration.page_digests WHERE run_id = %s ORDER BY part", (row[0],))
     run_id, merged_at, engine, position, rejected, blocks, highest = row
-    digests = b"".join(part for (part,) in cursor)
-    return BaseRun(run_id, merged_at, engine, position, digests, rejected or {}, blocks or {}, highest or {})
+    # One at a time: together they may be large.
+    with cursor.connection.cursor("page_digests") as parts:
+        parts.itersize = 1
+        parts.execute("SELECT digests FROM migration.page_digests WHERE run_id = %s ORDER BY part", (run_id,))
+        pages = Pages.of(part for (part,) in parts)
+    return BaseRun(run_id, merged_at, engine, position, pages, rejected or {}, blocks or {}, highest or {})
 
 
 def begin_run(
@@ -172,11 +175,10 @@ def begin_run(
     return run_id
 
 
-def store_digests(cursor: Cursor, run_id: int, digests: bytes) -> None:
+def store_pages(cursor: Cursor, run_id: int, pages: Pages) -> None:
     """Store what sqlite_pages made of the file that a run read."""
     # By COPY, or the server would log them.
-    parts = (digests[start : start + _PART].hex() for start in range(0, len(digests), _PART))
-    lines = (f"{run_id}\t{number}\t\\\\x{part}\n".encode() for number, part in enumerate(parts))
+    lines = (b"%d\t%d\t\\\\x%b\n" % (run_id, number, hexlify(part)) for number, part in enumerate(pages.parts()))
     copy_from(cursor, "migration.page_digests", lines)
 
 
