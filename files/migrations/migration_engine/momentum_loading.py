@@ -198,6 +198,8 @@ def carry(
     cursor: Cursor, copy: Copy, bot: Bot, base: BaseRun | None, pages: Callable[[], Pages | None], rejects: Rejects
 ) -> None:
     """Load or stage all tables of a bot, and record what was found. `pages`: of the copy."""
+    # The copy first: the processes that read it are to begin small.
+    later, earlier = (pages(), target.stored_pages(cursor, base.run_id)) if base else (None, None)
     known = {table: target.rejected_ids(cursor, bot.bot_id, table, base) for table in TABLES}
     found: list[SourceTable] = []
     tallies: list[Tally] = []
@@ -207,7 +209,7 @@ def carry(
         mapper = Mapper(table, bot.bot_id, find_zone(bot.timezone), copy.extra[table])
         ranges = None
         if base is not None and table not in SMALL:
-            ranges = sqlite_pages.changed_ranges(copy.path, copy.connection, table, base.pages, pages())
+            ranges = sqlite_pages.changed_ranges(copy.path, copy.connection, table, earlier, later)
         # Ids with great gaps cannot be gone through one by one.
         if ranges is not None and highest[table] <= 10 * copy.count(table) + 100_000:
             target.note_gone(cursor, bot.bot_id, table, copy.absent(table, ranges, highest[table]))

@@ -123,10 +123,13 @@ class Copy:
 
     def absent(self, table: str, ranges: Iterable[tuple[int, int]], highest: int) -> Iterator[int]:
         """Ids from 1 to `highest` in ranges that a table does not have."""
+        query = f"SELECT id FROM {_quoted(table)} WHERE id BETWEEN ? AND ? ORDER BY id"
         for low, high in ranges:
-            rows = self.connection.execute(f"SELECT id FROM {_quoted(table)} WHERE id BETWEEN ? AND ?", (low, high))
-            present = {row[0] for row in rows}
-            yield from (number for number in range(max(low, 1), min(high, highest) + 1) if number not in present)
+            at = max(low, 1)
+            for (number,) in self.connection.execute(query, (at, high)):
+                yield from range(at, number)
+                at = number + 1
+            yield from range(at, min(high, highest) + 1)
 
 
 @contextmanager

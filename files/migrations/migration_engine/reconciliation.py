@@ -152,7 +152,7 @@ def _reconcile_history(
     if run is None:
         differences.append("nothing was migrated yet: run playbooks/phase2_data_migration.yml")
         return
-    with open_source(bot, run, password, warn) as source:
+    with open_source(cursor, bot, run, password, warn) as source:
         report.update(
             run_id=run.run_id, merged_at=run.merged_at.isoformat(), snapshot_at=source.snapshot_at.isoformat()
         )

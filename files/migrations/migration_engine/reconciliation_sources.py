@@ -8,11 +8,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from . import momentum_mapping, sqlite_pages, values
+from . import momentum_mapping, sqlite_pages, target, values
 from .errors import UsageError
 from .momentum_mapping import Converted
 from .momentum_source import Copy, private_copy
@@ -211,7 +211,7 @@ class MomentumSource(Source):
     separator = "\t"
     row_hash = "migration.row_hash({})"
 
-    def __init__(self, copy: Copy, bot: Bot, pages: Pages | None) -> None:
+    def __init__(self, copy: Copy, bot: Bot, pages: Callable[[], Pages | None]) -> None:
         self.copy = copy
         self.snapshot_at = copy.snapshot_at
         self.zone = values.find_zone(bot.timezone)
@@ -219,7 +219,7 @@ class MomentumSource(Source):
             name: momentum_mapping.Mapper(name, bot.bot_id, self.zone, copy.extra[name])
             for name in momentum_mapping.TABLES
         }
-        self.pages = pages
+        self._stored_pages = pages
 
     def columns(self, table: str) -> Sequence[str]:
         return self.mappers[table].target_columns
@@ -271,16 +271,18 @@ class MomentumSource(Source):
         return found
 
     def changed(self, table: str, ids: Sequence[int]) -> set[int]:
-        if self.pages is None:
+        before, now = self._pages
+        if before is None:
             return set()
-        ranges = sqlite_pages.changed_ranges(self.copy.path, self.copy.connection, table, self.pages, self._pages_now)
+        ranges = sqlite_pages.changed_ranges(self.copy.path, self.copy.connection, table, before, now)
         if ranges is None:
             return set(ids)
         return {number for number in ids if any(low <= number <= high for low, high in ranges)}
 
     @cached_property
-    def _pages_now(self) -> Pages | None:
-        return sqlite_pages.digests(self.copy.path)
+    def _pages(self) -> tuple[Pages | None, Pages | None]:
+        """Of the last merged run, and now."""
+        return self._stored_pages(), sqlite_pages.digests(self.copy.path)
 
     def open(self, table: str, spec: Spec) -> dict[int, tuple[str, Decimal]]:
         names = ", ".join(source for source, _ in spec.shown)
@@ -296,7 +298,7 @@ class MomentumSource(Source):
 
 
 @contextmanager
-def open_source(bot: Bot, run: BaseRun, password: str | None, warn: Warn) -> Iterator[Source]:
+def open_source(cursor: Cursor, bot: Bot, run: BaseRun, password: str | None, warn: Warn) -> Iterator[Source]:
     """The bot's live source, after its last merged run. Raises SourceError."""
     if bot.bot_type == "shortseller":
         with snapshot(bot, warn, password) as found:
@@ -308,7 +310,7 @@ def open_source(bot: Bot, run: BaseRun, password: str | None, warn: Warn) -> Ite
                 f"bots.json has no legacy.sqlite_path for {bot.bot_id}: set `legacy.sqlite` in the inventory"
             )
         with private_copy(Path(path), warn) as copy:
-            yield MomentumSource(copy, bot, run.pages)
+            yield MomentumSource(copy, bot, partial(target.stored_pages, cursor, run.run_id))
 
 
 def _summary_of(found: Converted, columns: Sequence[str], spec: Spec, rejected: set[int]) -> Summary:

@@ -18,13 +18,13 @@ import sqlite3
 import struct
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from itertools import compress
-from operator import ne
+from operator import ne, or_
 from pathlib import Path
 
 from . import parallel
@@ -162,19 +162,17 @@ def changed_ranges(
     if before is None or now is None or found is None or before.layout != now.layout:
         return None
     root = found[0]
-    changed = _changed(before, now)
-    unlike = changed | _unequal(before.owners, now.owners)
-    moved = [leaf for leaf in unlike if now.owns(root, leaf)]
+    changed, unlike = _compared(before, now)
+    moved = array("I", (leaf for leaf in _marked(unlike) if now.owns(root, leaf)))
     if root not in now.owners or len(moved) > _WORTHWHILE * now.owners.count(root):
         return None
-    gone = [leaf for leaf in unlike if before.owns(root, leaf)]
+    gone = (leaf for leaf in _marked(unlike) if before.owns(root, leaf))
     ranges = [*now.intervals(root, moved), *before.intervals(root, gone)]
     try:
         with path.open("rb") as stream:
             file = _File(stream.fileno(), now.page_size, len(now.digests) - 1)
-            changed -= set(range(len(now.digests), len(before.digests)))
-            same = (leaf for leaf in now.leaves(root) if leaf not in unlike)
-            ranges += [(rowid, rowid) for rowid in _spilled(file, now, changed, same)]
+            same = (leaf for leaf in now.leaves(root) if not unlike[leaf])
+            ranges += [(rowid, rowid) for rowid in _spilled(file, now, changed[: file.count + 1], same)]
     except _UNEXPECTED:
         return None
     return _merged(ranges)
@@ -189,15 +187,20 @@ def _page_sums(descriptor: int, start: int, size: int) -> tuple[bytes, bytes]:
 
 
 @lru_cache(1)
-def _changed(before: Pages, now: Pages) -> frozenset[int]:
-    """The pages whose digests differ: the same for every table."""
-    return frozenset(_unequal(before.digests, now.digests))
+def _compared(before: Pages, now: Pages) -> tuple[bytes, bytes]:
+    """Which pages have other bytes, and which have those or another owner, marked by 1; the same for every table."""
+    changed = _unequal(before.digests, now.digests)
+    return changed, bytes(map(or_, changed, _unequal(before.owners, now.owners)))
 
 
-def _unequal(earlier: array[int], later: array[int]) -> set[int]:
-    """The places at which two arrays differ, and those that one of them lacks."""
-    both, longest = sorted((len(earlier), len(later)))
-    return {*compress(range(both), map(ne, earlier, later)), *range(both, longest)}
+def _unequal(earlier: array[int], later: array[int]) -> bytes:
+    """The places at which two arrays differ, and those that one of them lacks, marked by 1."""
+    return bytes(map(ne, earlier, later)) + b"\1" * abs(len(earlier) - len(later))
+
+
+def _marked(places: bytes) -> Iterator[int]:
+    """The numbers of the marked ones."""
+    return compress(range(len(places)), places)
 
 
 @dataclass(frozen=True)
@@ -262,15 +265,15 @@ def _leaves(file: _File, kinds: bytearray, root: int) -> Iterator[tuple[int, int
         todo.append((right, lower, upper))
 
 
-def _spilled(file: _File, pages: Pages, changed: Set[int], same: Iterable[int]) -> Iterator[int]:
+def _spilled(file: _File, pages: Pages, changed: bytes, same: Iterable[int]) -> Iterator[int]:
     """The rowids on the unchanged leaves `same` of a table whose overflow pages changed."""
     first = file.page(1)
     usable = file.page_size - first[20]
-    suspects = {n for n in changed if n > 1 and not pages.owners[n] and file.page(n)[0] <= 1}
+    suspects = {n for n in _marked(changed) if n > 1 and not pages.owners[n] and file.page(n)[0] <= 1}
     if suspects:
         suspects -= _free(file, first)
     # Most overflow pages change with the leaf before them, of this table or of another.
-    for leaf in changed if suspects else ():
+    for leaf in _marked(changed) if suspects else ():
         if pages.owners[leaf]:
             for _, chain in _chains(file, leaf, usable):
                 suspects.difference_update(chain)

@@ -113,16 +113,14 @@ def prepare(cursor: Cursor, bot_type: str) -> None:
 class BaseRun:
     """The last merged run of a bot: what the next one builds upon.
 
-    `pages`: of a SQLite file, where known. The dictionaries but `position` are by
-    source table, `blocks` by number of a thousand ids below that; `highest` is the
-    highest id ever seen.
+    The dictionaries but `position` are by source table, `blocks` by number of a
+    thousand ids below that; `highest` is the highest id ever seen.
     """
 
     run_id: int
     merged_at: datetime
     engine: str | None
     position: dict[str, Any] | None
-    pages: Pages | None
     rejected: dict[str, list[str]]
     blocks: dict[str, dict[str, int]]
     highest: dict[str, int]
@@ -142,12 +140,7 @@ def last_merged(cursor: Cursor, bot_id: str) -> BaseRun | None:
     if row is None:
         return None
     run_id, merged_at, engine, position, rejected, blocks, highest = row
-    # One at a time: together they may be large.
-    with cursor.connection.cursor("page_digests") as parts:
-        parts.itersize = 1
-        parts.execute("SELECT digests FROM migration.page_digests WHERE run_id = %s ORDER BY part", (run_id,))
-        pages = Pages.of(part for (part,) in parts)
-    return BaseRun(run_id, merged_at, engine, position, pages, rejected or {}, blocks or {}, highest or {})
+    return BaseRun(run_id, merged_at, engine, position, rejected or {}, blocks or {}, highest or {})
 
 
 def begin_run(
@@ -180,6 +173,15 @@ def store_pages(cursor: Cursor, run_id: int, pages: Pages) -> None:
     # By COPY, or the server would log them.
     lines = (b"%d\t%d\t\\\\x%b\n" % (run_id, number, hexlify(part)) for number, part in enumerate(pages.parts()))
     copy_from(cursor, "migration.page_digests", lines)
+
+
+def stored_pages(cursor: Cursor, run_id: int) -> Pages | None:
+    """What a run stored of its file."""
+    # One part at a time: together they may be large.
+    with cursor.connection.cursor("page_digests") as parts:
+        parts.itersize = 1
+        parts.execute("SELECT digests FROM migration.page_digests WHERE run_id = %s ORDER BY part", (run_id,))
+        return Pages.of(part for (part,) in parts)
 
 
 @dataclass(frozen=True)
