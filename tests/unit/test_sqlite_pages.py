@@ -6,6 +6,8 @@ import sqlite3
 import struct
 import sys
 import tempfile
+import tracemalloc
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import pairwise
@@ -275,6 +277,30 @@ def test_a_rewritten_table_is_taken_whole(source: Source) -> None:
     assert ranges_of(before, source.copy("updated.db")) is None
     source.db.execute("VACUUM")
     assert ranges_of(before, source.copy("vacuumed.db")) is None
+
+
+def test_a_leaf_is_for_the_rowids_after_those_of_the_leaf_before() -> None:
+    pages = Pages(b"", owners=array("I", [0, 9, 9, 9, 4]), uppers=array("q", [0, 30, 20, 10, 25]))
+    assert pages.intervals(9, [1]) == [(21, 30)]
+    assert pages.intervals(9, [1, 3]) == [(-(1 << 63), 10), (21, 30)]
+    assert pages.intervals(9, []) == []
+
+
+@pytest.mark.parametrize("rows", ["id > 19000", "true"])
+def test_memory_is_a_few_bytes_a_page(rows: str, tmp_path: Path) -> None:
+    source = Source(tmp_path, page_size=512)
+    with closing(source.db):
+        source.insert("trades", range(1, 20_000), 240)
+        before = source.copy("before.db")
+        source.db.execute(f"UPDATE trades SET pnl = -1 WHERE {rows}")
+        after = source.copy("after.db")
+    with patch.object(sqlite_pages, "_CHUNK", 1 << 14), patch.object(sqlite_pages, "_PART", 1 << 8):
+        tracemalloc.start()
+        ranges_of(before, after)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    # What is known of a page takes 20, and there are two copies.
+    assert most < 64 * (after.stat().st_size // 512)
 
 
 @pytest.mark.parametrize(
