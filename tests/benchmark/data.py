@@ -157,7 +157,8 @@ class Shortseller:
                 seed=SEED,
                 **none,
             )
-            run(servers.psql_command(self.server, self.name, "-c", "VACUUM ANALYZE"))
+            # Its workers would want more shared memory than Docker gives a container.
+            run(servers.psql_command(self.server, self.name, "-c", "VACUUM (ANALYZE, PARALLEL 0)"))
             yield
 
     @contextmanager

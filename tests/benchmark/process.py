@@ -39,11 +39,10 @@ def watch(process: subprocess.Popen[str], started: float) -> Step:
     Its memory is read from /proc while it runs. ru_maxrss would not do: it
     begins with what the parent had when it forked. Raises CommandFailed.
     """
-    peaks: dict[int, int] = {}
+    peak = 0
     try:
         while True:
-            for pid in family(process.pid):
-                peaks[pid] = max(peaks.get(pid, 0), high_water(pid))
+            peak = max(peak, sum(map(high_water, family(process.pid))))
             try:
                 _, error = process.communicate(timeout=SAMPLE_SECONDS)
                 break
@@ -58,7 +57,7 @@ def watch(process: subprocess.Popen[str], started: float) -> Step:
         raise
     if process.returncode != 0:
         raise CommandFailed(f"{process.args!r} ended with exit code {process.returncode}:\n{error}")
-    return Step(seconds, sum(peaks.values()))
+    return Step(seconds, peak)
 
 
 def family(pid: int) -> list[int]:
