@@ -28,6 +28,7 @@ def migrated(target: Target, legacy: Legacy, momentum: Momentum) -> Target:
             pnl_usd=-1.25, pnl_pct=12.3456789, exit_reason="Stop", holding_time_seconds=60, signal_strength=0.5,
         )  # fmt: skip
     legacy.insert("positions", symbol="X", side="short", size=1, avg_price=1)
+    legacy.insert("positions", symbol="Z", side="short", size=2, avg_price=1)
     legacy.insert("signals", symbol="X", signal_type="close", price=1, execution_id=1)
     legacy.insert("risk_metrics", date="2025-06-01", total_pnl=5)
     legacy.insert(
@@ -245,6 +246,14 @@ TAMPERINGS = [
     (
         "UPDATE trading.positions SET size = 3 WHERE bot_id = 'shortseller_001'",
         "positions: id 1: size is 3, expected 1",
+    ),
+    (
+        "UPDATE trading.positions SET size = 3 WHERE bot_id = 'shortseller_001'",
+        "positions: id 1 is open at the source with 1.00000000 X, and here with 3.00000000 X",
+    ),
+    (
+        "UPDATE trading.trades SET exit_time = entry_time WHERE exit_time IS NULL",
+        "trades: id 21 is open at the source with 2.0 BTCUSDT, and here not",
     ),
     (
         "UPDATE trading.positions SET status = 'closed' WHERE bot_id = 'shortseller_001'",

@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from heapq import merge
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from .progress import Progress
-from .reconciliation_sources import SPECS, Pair, Source, Spec, Summary, Warn, open_source, summarize
+from .reconciliation_sources import SPECS, Open, Pair, Source, Spec, Summary, Warn, open_source, summarize
 from .settings import Bot
-from .target import BLOCK, Cursor, last_merged, one
+from .target import BLOCK, Cursor, last_merged, one, stream
 
 NAMED = 5
 # Tables where every row of a bot that never ran here must have been migrated.
@@ -114,13 +117,11 @@ class Held:
         )
         return {number: shown.split(separator) for number, shown in self.cursor.fetchall()}
 
-    def open(self) -> dict[int, tuple[str, Decimal]]:
+    def open(self) -> Iterator[Open]:
         names = ", ".join(f"t.{name}" for _, name in self.spec.shown)
-        self.cursor.execute(
-            f"SELECT {self.number}, {names} FROM {self.spec.target} t {self.condition} AND {self.spec.open_here}",
-            {"bot": self.bot_id},
-        )
-        return {number: (symbol, size) for number, symbol, size in self.cursor.fetchall()}
+        query = f"SELECT {self.number}, {names} FROM {self.spec.target} t {self.condition} AND {self.spec.open_here} ORDER BY 1"
+        for number, symbol, size in stream(self.cursor, query, {"bot": self.bot_id}):
+            yield number, (symbol, size)
 
 
 def reconcile_bot(cursor: Cursor, bot: Bot, password: str | None, warn: Warn) -> dict[str, Any]:
@@ -294,16 +295,26 @@ def _not_held_elsewhere(source: Source, held: Held, ids: Sequence[int], report: 
 
 def _compare_open(source: Source, held: Held, table: str, rejected: set[int], report: TableReport) -> None:
     """What is open, one by one."""
-    there = {number: what for number, what in source.open(table, held.spec).items() if number not in rejected}
-    here = held.open()
-    report.open = {"source": len(there), "target": len(here)}
-    differing = sorted(number for number in there.keys() | here.keys() if there.get(number) != here.get(number))
-    changed = source.changed(table, differing) if differing else set()
-    for number in differing:
-        if number not in changed and number in there:
-            report.differences.append(
-                f"{table} {number} is open at the source with {there[number]}, and here: {here.get(number, 'not open')}"
-            )
+    there = ((number, "source", what) for number, what in source.open(table, held.spec) if number not in rejected)
+    here = ((number, "target", what) for number, what in held.open())
+    report.open = {"source": 0, "target": 0}
+    differing: dict[int, dict[str, tuple[str, Decimal]]] = {}
+    for number, both in groupby(merge(there, here, key=itemgetter(0)), itemgetter(0)):
+        found = {side: what for _, side, what in both}
+        for side in found:
+            report.open[side] += 1
+        if found.get("source") != found.get("target"):
+            differing[number] = found
+    changed = source.changed(table, list(differing)) if differing else set()
+    left = [number for number, found in differing.items() if number not in changed and "source" in found]
+    for number in left[:NAMED]:
+        there_with, here_with = (
+            f"with {what[1]} {what[0]}" if (what := differing[number].get(side)) else "not"
+            for side in ("source", "target")
+        )
+        report.differences.append(f"id {number} is open at the source {there_with}, and here {here_with}")
+    if len(left) > NAMED:
+        report.differences.append(f"{len(left)} that are open at the source differ in all")
 
 
 def _check_links(cursor: Cursor, bot: Bot, ran: bool, differences: list[str]) -> None:

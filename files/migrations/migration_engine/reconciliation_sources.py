@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -24,6 +24,8 @@ from .target import BLOCK, BaseRun, Cursor
 
 Warn = Callable[[str], None]
 Pair = tuple[str | None, str | None]
+# An id, and symbol and size.
+Open = tuple[int, tuple[str, Decimal]]
 
 
 @dataclass
@@ -148,8 +150,8 @@ class Source:
         """Those that can have changed since the last merged run."""
         raise NotImplementedError
 
-    def open(self, table: str, spec: Spec) -> dict[int, tuple[str, Decimal]]:
-        """What is open: symbol and size, by id."""
+    def open(self, table: str, spec: Spec) -> Iterator[Open]:
+        """What is open, in the order of ids."""
         raise NotImplementedError
 
 
@@ -201,10 +203,11 @@ class ShortsellerSource(Source):
         )
         return {row[0] for row in self.found.cursor.fetchall()}
 
-    def open(self, table: str, spec: Spec) -> dict[int, tuple[str, Decimal]]:
+    def open(self, table: str, spec: Spec) -> Iterator[Open]:
         names = ", ".join(source for source, _ in spec.shown)
-        self.found.cursor.execute(f"SELECT id, {names} FROM trading.{table} WHERE {spec.open_at_source}")
-        return {number: (symbol, size) for number, symbol, size in self.found.cursor.fetchall()}
+        query = f"SELECT id, {names} FROM trading.{table} WHERE {spec.open_at_source} ORDER BY id"
+        for number, symbol, size in target.stream(self.found.cursor, query):
+            yield number, (symbol, size)
 
 
 class MomentumSource(Source):
@@ -284,17 +287,12 @@ class MomentumSource(Source):
         """Of the last merged run, and now."""
         return self._stored_pages(), sqlite_pages.digests(self.copy.path)
 
-    def open(self, table: str, spec: Spec) -> dict[int, tuple[str, Decimal]]:
+    def open(self, table: str, spec: Spec) -> Iterator[Open]:
         names = ", ".join(source for source, _ in spec.shown)
-        found: dict[int, tuple[str, Decimal]] = {}
-        for number, symbol, size in self.copy.connection.execute(
-            f"SELECT id, {names} FROM {table} WHERE {spec.open_at_source}"
-        ):
-            try:
-                found[number] = (symbol, Decimal(values.number(size, values.MONEY).text))
-            except values.Unmappable:
-                continue
-        return found
+        query = f"SELECT id, {names} FROM {table} WHERE {spec.open_at_source} ORDER BY id"
+        for number, symbol, size in self.copy.connection.execute(query):
+            with suppress(values.Unmappable):
+                yield number, (symbol, Decimal(values.number(size, values.MONEY).text))
 
 
 @contextmanager

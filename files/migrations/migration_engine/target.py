@@ -177,11 +177,8 @@ def store_pages(cursor: Cursor, run_id: int, pages: Pages) -> None:
 
 def stored_pages(cursor: Cursor, run_id: int) -> Pages | None:
     """What a run stored of its file."""
-    # One part at a time: together they may be large.
-    with cursor.connection.cursor("page_digests") as parts:
-        parts.itersize = 1
-        parts.execute("SELECT digests FROM migration.page_digests WHERE run_id = %s ORDER BY part", (run_id,))
-        return Pages.of(part for (part,) in parts)
+    query = "SELECT digests FROM migration.page_digests WHERE run_id = %s ORDER BY part"
+    return Pages.of(part for (part,) in stream(cursor, query, (run_id,), at_once=1))
 
 
 @dataclass(frozen=True)
@@ -270,6 +267,14 @@ def merge(cursor: Cursor, bot_type: str, bot_ids: Sequence[str], accepted: int) 
     cursor.execute("SELECT migration.merge(%s, %s::text[], %s)", (bot_type, list(bot_ids), accepted))
     result: dict[str, Any] = one(cursor)[0]
     return result
+
+
+def stream(cursor: Cursor, query: str, parameters: Any = None, at_once: int = 2000) -> Iterator[tuple[Any, ...]]:
+    """The rows of a query, of which the client holds some at a time; one such query a connection."""
+    with cursor.connection.cursor("stream") as rows:
+        rows.itersize = at_once
+        rows.execute(query, parameters)
+        yield from rows
 
 
 def one(cursor: Cursor) -> Sequence[Any]:
