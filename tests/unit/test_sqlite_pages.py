@@ -375,13 +375,23 @@ def test_digests_of_another_kind_tell_nothing(source: Source) -> None:
     copy = source.copy("copy.db")
     known = digests(copy)
     assert known
-    layout, part = known.parts()
+    first, part = known.parts()
     assert len(part) == 20 * (copy.stat().st_size // 4096 + 1)
-    assert ranges_of(Pages.of([layout, part]), copy) == []
-    for parts in ([], [layout], [b"", part], [layout, part[:-1]], [layout + b"x", part], [part, layout]):
+    assert ranges_of(Pages.of([first, part]), copy) == []
+    # The last: a part that was lost, and one too many.
+    for parts in (
+        [],
+        [b"", part],
+        [first, part[:-1]],
+        [first + b"x", part],
+        [part, first],
+        [first],
+        [first, part, part],
+    ):
         assert Pages.of(parts) is None
-    assert Pages.of([layout.replace(b"sqpages2", b"sqpages1"), part]) is None
-    other = Pages.of([layout[:-1] + bytes([layout[-1] ^ 1]), part])
+    assert Pages.of([first.replace(b"sqpages2", b"sqpages1"), part]) is None
+    # A byte of the digest of the definitions.
+    other = Pages.of([first[:43] + bytes([first[43] ^ 1]) + first[44:], part])
     assert other
     assert ranges_of(other, copy) is None
     assert ranges_of(None, copy) is None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from heapq import merge
 from itertools import groupby
 from operator import itemgetter
@@ -120,8 +119,7 @@ class Held:
     def open(self) -> Iterator[Open]:
         names = ", ".join(f"t.{name}" for _, name in self.spec.shown)
         query = f"SELECT {self.number}, {names} FROM {self.spec.target} t {self.condition} AND {self.spec.open_here} ORDER BY 1"
-        for number, symbol, size in stream(self.cursor, query, {"bot": self.bot_id}):
-            yield number, (symbol, size)
+        return stream(self.cursor, query, {"bot": self.bot_id})
 
 
 def reconcile_bot(cursor: Cursor, bot: Bot, password: str | None, warn: Warn) -> dict[str, Any]:
@@ -295,12 +293,12 @@ def _not_held_elsewhere(source: Source, held: Held, ids: Sequence[int], report: 
 
 def _compare_open(source: Source, held: Held, table: str, rejected: set[int], report: TableReport) -> None:
     """What is open, one by one."""
-    there = ((number, "source", what) for number, what in source.open(table, held.spec) if number not in rejected)
-    here = ((number, "target", what) for number, what in held.open())
+    there = ((row[0], "source", row) for row in source.open(table, held.spec) if row[0] not in rejected)
+    here = ((row[0], "target", row) for row in held.open())
     report.open = {"source": 0, "target": 0}
-    differing: dict[int, dict[str, tuple[str, Decimal]]] = {}
+    differing: dict[int, dict[str, Open]] = {}
     for number, both in groupby(merge(there, here, key=itemgetter(0)), itemgetter(0)):
-        found = {side: what for _, side, what in both}
+        found = {side: row for _, side, row in both}
         for side in found:
             report.open[side] += 1
         if found.get("source") != found.get("target"):
@@ -308,11 +306,10 @@ def _compare_open(source: Source, held: Held, table: str, rejected: set[int], re
     changed = source.changed(table, list(differing)) if differing else set()
     left = [number for number, found in differing.items() if number not in changed and "source" in found]
     for number in left[:NAMED]:
-        there_with, here_with = (
-            f"with {what[1]} {what[0]}" if (what := differing[number].get(side)) else "not"
-            for side in ("source", "target")
-        )
-        report.differences.append(f"id {number} is open at the source {there_with}, and here {here_with}")
+        _, symbol, size = differing[number]["source"]
+        row = differing[number].get("target")
+        here_with = f"with {row[2]} {row[1]}" if row else "not"
+        report.differences.append(f"id {number} is open at the source with {size} {symbol}, and here {here_with}")
     if len(left) > NAMED:
         report.differences.append(f"{len(left)} that are open at the source differ in all")
 

@@ -24,8 +24,8 @@ from .target import BLOCK, BaseRun, Cursor
 
 Warn = Callable[[str], None]
 Pair = tuple[str | None, str | None]
-# An id, and symbol and size.
-Open = tuple[int, tuple[str, Decimal]]
+# Id, symbol and size of what is open.
+Open = tuple[Any, ...]
 
 
 @dataclass
@@ -206,8 +206,7 @@ class ShortsellerSource(Source):
     def open(self, table: str, spec: Spec) -> Iterator[Open]:
         names = ", ".join(source for source, _ in spec.shown)
         query = f"SELECT id, {names} FROM trading.{table} WHERE {spec.open_at_source} ORDER BY id"
-        for number, symbol, size in target.stream(self.found.cursor, query):
-            yield number, (symbol, size)
+        return target.stream(self.found.cursor, query)
 
 
 class MomentumSource(Source):
@@ -292,7 +291,7 @@ class MomentumSource(Source):
         query = f"SELECT id, {names} FROM {table} WHERE {spec.open_at_source} ORDER BY id"
         for number, symbol, size in self.copy.connection.execute(query):
             with suppress(values.Unmappable):
-                yield number, (symbol, Decimal(values.number(size, values.MONEY).text))
+                yield number, symbol, Decimal(values.number(size, values.MONEY).text)
 
 
 @contextmanager

@@ -32,8 +32,9 @@ from . import parallel
 DIGEST_BYTES = 8
 # So much is read at once: whole pages of any size.
 _CHUNK = 1 << 20
-# Magic and version, page size, digest of the definitions.
+# Magic and version, page size, digest of the definitions: the layout. Then the number of places in each array.
 _PREFIX = struct.Struct("=8sI32s")
+_PLACES = struct.Struct("=I")
 _MAGIC = b"sqpages2"
 # So many pages are stored as one part.
 _PART = 1 << 15
@@ -63,9 +64,11 @@ class Pages:
     def of(cls, parts: Iterable[bytes | memoryview]) -> Pages | None:
         """From what parts() gave; None where that is something else, or nothing."""
         stored = iter(parts)
-        found = cls(bytes(next(stored, b"")))
-        if len(found.layout) != _PREFIX.size or not found.layout.startswith(_MAGIC):
+        first = bytes(next(stored, b""))
+        if len(first) != _PREFIX.size + _PLACES.size or not first.startswith(_MAGIC):
             return None
+        found = cls(first[: _PREFIX.size])
+        (places,) = _PLACES.unpack_from(first, _PREFIX.size)
         for part in stored:
             pages, rest = divmod(len(part), sum(values.itemsize for values in found._arrays))
             if rest:
@@ -74,11 +77,11 @@ class Pages:
             for values in found._arrays:
                 values.frombytes(part[at : at + pages * values.itemsize])
                 at += pages * values.itemsize
-        return found if found.owners else None
+        return found if len(found.owners) == places else None
 
     def parts(self) -> Iterator[bytes]:
         """All of it, in parts of less than a megabyte."""
-        yield self.layout
+        yield self.layout + _PLACES.pack(len(self.owners))
         for at in range(0, len(self.owners), _PART):
             yield b"".join(values[at : at + _PART].tobytes() for values in self._arrays)
 
