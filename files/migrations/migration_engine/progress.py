@@ -14,7 +14,7 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Says rows, rate and remaining time every few seconds, and once at the end of long work."""
+    """Says rows, rate and remaining time every few seconds."""
 
     def __init__(self, label: str, total: int) -> None:
         self.label = label
@@ -32,8 +32,3 @@ class Progress:
             share = 100 * self.rows // self.total if self.total else 100
             left = max(self.total - self.rows, 0) / rate
             say(f"{self.label}: {self.rows} of {self.total} rows ({share} %), {rate:.0f} rows/s, {left:.0f} s left")
-
-    def done(self, verb: str) -> None:
-        """Say the end."""
-        seconds = time.monotonic() - self._began
-        say(f"{self.label}: {self.rows} of {self.total} rows {verb} in {seconds:.1f} s")
