@@ -26,15 +26,18 @@ demo-clean: venv ## Remove the demo host (images are kept: see clean)
 	@python -m tests.demo.run --clean
 
 ##@ Test it
-.PHONY: test lint unit molecule bench
+.PHONY: test lint unit integration molecule bench
 test: venv ## All below: what CI runs
 	@python -m tests.suite
 
 lint: venv ## ansible-lint, yamllint, ruff, mypy, shellcheck
 	@python -m tests.suite lint
 
-unit: venv ## Tests that need no host
+unit: venv ## Tests that need no server: a minute
 	@python -m tests.suite unit
+
+integration: venv ## Tests against real servers in containers
+	@python -m tests.suite integration
 
 molecule: venv ## Scenarios on disposable hosts (SCENARIO=x for one, KEEP=1 to keep its host)
 	@python -m tests.suite molecule $(SCENARIO) $(if $(KEEP),--keep)

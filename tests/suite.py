@@ -1,8 +1,8 @@
-"""The test suite: lint, then unit tests and every Molecule scenario.
+"""The test suite: lint, then unit tests, integration tests and every Molecule scenario.
 
-    make test | make lint | make unit | make molecule [SCENARIO=x] [KEEP=1]
+    make test | make lint | make unit | make integration | make molecule [SCENARIO=x] [KEEP=1]
 
-Unit tests and scenarios run two at a time (JOBS=n in the environment changes
+These jobs run two at a time (JOBS=n in the environment changes
 it), each scenario on a host of its own, each into a log of its own, with a line
 of progress now and then. The first failure stops what has not begun.
 
@@ -58,7 +58,8 @@ LINT = [
     Step("shellcheck", ["shellcheck", *shell_scripts()]),
     Step("ansible-lint", ["ansible-lint", "--yamllint-file", ".config/yamllint.yml"]),
 ]
-UNIT = with_docker("Unit tests", "pytest")
+UNIT = Step("Unit tests", ["pytest", "tests/unit"])
+INTEGRATION = with_docker("Integration tests", "pytest", "--ignore=tests/unit")
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> int:
     passed: list[Job] = []
     failed: list[Job] = []
     began = last_sign = time.monotonic()
-    print(paint(f"\nUnit tests and Molecule scenarios: {len(jobs)} to run, {at_once} at a time", "1"))
+    print(paint(f"\nTests and Molecule scenarios: {len(jobs)} to run, {at_once} at a time", "1"))
     try:
         while running or (waiting and not failed):
             while waiting and not failed and len(running) < at_once:
@@ -206,17 +207,19 @@ def run(part: str, names: Sequence[str], keep: bool, at_once: int) -> int:
     if part == "lint":
         return run_steps(LINT, "make lint")
     if part == "unit":
-        return run_steps([prepare_step(), UNIT], "make unit")
+        return run_steps([UNIT], "make unit")
+    if part == "integration":
+        return run_steps([prepare_step(), INTEGRATION], "make integration")
     jobs = [scenario_job(name, keep) for name in names]
     if part == "molecule":
         return run_steps([prepare_step()], "make molecule") or run_jobs(jobs, at_once)
-    unit = Job("unit", UNIT.command, "make unit")
-    return run_steps([*LINT, prepare_step()], "make test") or run_jobs([unit, *jobs], at_once)
+    tests = [Job("unit", UNIT.command, "make unit"), Job("integration", INTEGRATION.command, "make integration")]
+    return run_steps([*LINT, prepare_step()], "make test") or run_jobs([*tests, *jobs], at_once)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The test suite.")
-    parser.add_argument("part", nargs="?", default="all", choices=["all", "lint", "unit", "molecule"])
+    parser.add_argument("part", nargs="?", default="all", choices=["all", "lint", "unit", "integration", "molecule"])
     parser.add_argument("scenario", nargs="*", help="scenarios to run; all by default")
     parser.add_argument("--keep", action="store_true", help="keep the hosts of the scenarios")
     args = parser.parse_args(argv)
