@@ -99,6 +99,20 @@ def test_reads_hold_nothing_up_while_the_database_is_known_to_be_away(
     assert db.fetch("SELECT event_type FROM audit.system_events") == [{"event_type": "meanwhile"}]
 
 
+def test_who_is_woken_by_a_delivery_finds_no_trouble(
+    opener: Opener, killable: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = opener(wait_seconds=0)
+    killable.kill(killable.pgbouncer)
+    db.log_event("kept")
+    in_trouble(db, "Connection refused")
+    # What the delivery does next takes its time.
+    monkeypatch.setattr(db._delivery, "_reserve_ids", lambda _: time.sleep(1))
+    killable.restore()
+    assert db.flush(60)
+    assert db._delivery.trouble is None
+
+
 def test_a_call_need_not_wait_at_all(opener: Opener, killable: Platform, target: Target) -> None:
     db = opener(wait_seconds=0)
     killable.container(killable.server.container).pause()

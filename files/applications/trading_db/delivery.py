@@ -258,7 +258,10 @@ class Delivery(threading.Thread):
             else:
                 self._set_aside(entries[0], str(refusal))
             return
-        self._arrive(last if news else self._known_position(connection, first - 1))
+        position = last if news else self._known_position(connection, first - 1)
+        # Before anybody is woken: a read would take it for away.
+        self._note_no_trouble()
+        self._arrive(position)
 
     def _execute(self, connection: Connection, entry: Entry) -> None:
         for operation in entry.operations:
