@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import socket
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,15 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
 AS 'SELECT rolname::text, rolpassword FROM pg_authid WHERE rolname = wanted AND rolcanlogin AND NOT rolsuper'"""
 
 
-def free_port() -> int:
-    """A port of this machine that nobody has."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody has, nor gets for a connection while their server is down."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.SystemRandom().randrange(20000, 30000)
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)
 
 
 def pgbouncer_settings(postgres_port: int, port: int) -> str:
@@ -116,7 +122,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     migrations.mkdir()
     config.mkdir()
     copy_migrations(migrations)
-    postgres_port, port = free_port(), free_port()
+    postgres_port, port = free_ports(2)
     with server("postgres:17.6", "postgres", migrations, postgres_port) as found:
         prepare(found)
         (config / "pgbouncer.ini").write_text(pgbouncer_settings(postgres_port, port))

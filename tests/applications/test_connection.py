@@ -33,8 +33,8 @@ def test_python_resolves_the_name_of_the_host(opener: Opener, target: Target, mo
 
 
 def test_each_address_of_a_host_is_tried(opener: Opener, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Nobody listens at the first.
-    resolve_to(monkeypatch, "0.0.0.1", "127.0.0.1")
+    # PgBouncer listens on IPv4 alone.
+    resolve_to(monkeypatch, "::1", "127.0.0.1")
     opener(host=NAME).log_event("there")
     assert events(target) == ["there"]
 

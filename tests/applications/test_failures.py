@@ -57,8 +57,8 @@ def test_writes_outlast_a_server(opener: Opener, killable: Platform, target: Tar
     trades = [db.log_trade_entry("BTCUSDT", "Buy", 1, 1) for _ in range(3)]
     for number in range(5):
         db.log_event(f"event {number}")
-    # 8 waits of 0.2 s; a call that waited for a server's answer would take seconds each.
-    assert time.monotonic() - began < 8
+    # 8 waits of 0.2 s; calls that waited for a server's answer would take 7 s each.
+    assert time.monotonic() - began < 30
     assert db.pending_count >= 8
     with pytest.raises(Unavailable, match=r"writes wait for the database .*the\s+writes are safe"):
         db.get_open_trades()
@@ -88,7 +88,7 @@ def test_reads_hold_nothing_up_while_the_database_is_known_to_be_away(
             with pytest.raises(Unavailable, match=message):
                 db.get_open_trades()
         # 30 s each, where nothing is known.
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
 
     killable.kill(killable.pgbouncer)
     reads(r"did not answer within 0\.2 s")
@@ -119,7 +119,8 @@ def test_a_call_need_not_wait_at_all(opener: Opener, killable: Platform, target:
     began = time.monotonic()
     for number in range(20):
         db.log_event(f"event {number}")
-    assert time.monotonic() - began < 5
+    # Those that waited for an answer would take 15 s each.
+    assert time.monotonic() - began < 60
     killable.restore()
     assert db.flush(60)
     assert events(target) == [f"event {number}" for number in range(20)]

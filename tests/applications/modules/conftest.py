@@ -55,12 +55,19 @@ class Environment:
             "POSTGRES_USER": bot_id.removesuffix("_trial"),
             "POSTGRES_PASSWORD": PASSWORD,
             "TRADING_DB_OUTBOX": str(self.folder / bot_id),
-            "TRADING_DB_READ_SECONDS": "3",
+            # So patient that an answer is certain while the database is there.
+            "TRADING_DB_WAIT_SECONDS": "30",
+            "TRADING_DB_READ_SECONDS": "30",
         }
 
     def use(self, bot_id: str) -> None:
         for name, value in self.of(bot_id).items():
             self.set(name, value)
+
+    def hurry(self) -> None:
+        """As in production, for classes made from now on: where the database goes away."""
+        self.set("TRADING_DB_WAIT_SECONDS", "0.5")
+        self.set("TRADING_DB_READ_SECONDS", "3")
 
     @contextmanager
     def away(self) -> Iterator[None]:

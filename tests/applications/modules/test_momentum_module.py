@@ -28,9 +28,6 @@ Call = tuple[str, tuple[Any, ...]]
 
 EXAMPLES = settings(
     max_examples=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )

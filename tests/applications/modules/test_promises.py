@@ -17,7 +17,7 @@ import psycopg2
 import pytest
 from trading_db.outbox import listed
 
-from .conftest import Environment
+from .conftest import Clock, Environment
 
 Row = dict[str, Any]
 
@@ -47,7 +47,8 @@ def quickly(call: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return call(*arguments)
     finally:
-        assert time.monotonic() - began < 5, f"{call} took {time.monotonic() - began:.1f} seconds, expected below 5"
+        # A read that asks in vain takes 3 s, a write half a second; the rest is for a busy machine.
+        assert time.monotonic() - began < 10, f"{call} took {time.monotonic() - began:.1f} seconds, expected below 10"
 
 
 def foreign_rows(environment: Environment) -> None:
@@ -149,6 +150,7 @@ def test_the_exit_of_a_trade_that_is_not_there_is_kept(
     momentum_db.log_trade_exit("a", 2.0, 1.0, 1.0, None, None)
     momentum_db.close()
     # Another process uses the trade_id again; the database, when it is back, has it already.
+    environment.hurry()
     again = modules["momentum"].TradeDatabase(tmp_path / "data/trading.db")
     with closing(again):
         with environment.away():
@@ -169,6 +171,7 @@ def test_momentum_goes_on_while_the_database_is_away(
     first = momentum_db.log_trade_entry("a", "live", "BTCUSDT", "Buy", 1.0, 0.1 + 0.2, 1.0)
     # What was there when the bot started, it knows as well.
     momentum_db.close()
+    environment.hurry()
     momentum_db = modules["momentum"].TradeDatabase(tmp_path / "data/trading.db")
     with environment.away():
         second = quickly(momentum_db.log_trade_entry, "b", "demo", "BTCUSDT", "SELL", 1.0, 2.0, 2.0)
@@ -185,6 +188,7 @@ def test_momentum_goes_on_while_the_database_is_away(
         quickly(momentum_db.save_daily_snapshot, "2026-06-01", "live", 1.0, 2.0, 1.0, 1.0, 1, 1, 0, 2)
         with pytest.raises(sqlite3.OperationalError):
             quickly(momentum_db.get_performance_stats)
+    assert momentum_db._store.client.flush(60)
     recent = momentum_db.get_recent_trades()
     assert [trade["id"] for trade in recent] == [unnamed, second, first]
     assert recent[:2] == opened[:2], "what was shown meanwhile is what was stored"
@@ -196,12 +200,15 @@ def test_momentum_goes_on_while_the_database_is_away(
 
 
 def test_shortseller_goes_on_while_the_database_is_away(
-    environment: Environment, trades: Any, modules: dict[str, ModuleType]
+    environment: Environment, trades: Any, modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # One day's figures.
+    Clock(monkeypatch, modules["shortseller"]).moment = datetime.now(UTC)
     before = trades.log_trade("BTCUSDT", "Sell", 1, 2, "o-1")
     position = trades.open_position("BTCUSDT", "short", 1, 2, 3, None, 10)
     # What was there when the bot started, it knows as well.
     trades.close()
+    environment.hurry()
     trades = modules["shortseller"].TradeLogger(None)
     minute = datetime(2026, 6, 1, tzinfo=UTC)
     made: list[tuple[str, Row]] = []
@@ -236,7 +243,9 @@ def test_shortseller_goes_on_while_the_database_is_away(
         with pytest.raises(psycopg2.OperationalError):
             quickly(trades.row, "trades", 2**30)
     # A new one remembers nothing: what was returned meanwhile is what was stored.
+    assert trades._store.client.flush(60)
     trades.close()
+    environment.use("shortseller_001")
     trades = modules["shortseller"].TradeLogger(None)
     last = {(table, row["id"]): row for table, row in made}
     for (table, row_id), row in last.items():
@@ -255,11 +264,19 @@ def seconds(call: Callable[..., Any], *arguments: Any) -> float:
 def patient_trades(environment: Environment, trades: Any, modules: dict[str, ModuleType]) -> Iterator[Any]:
     """A logger whose reads wait so long that a call shows whether it waits for one."""
     trades.close()
+    environment.set("TRADING_DB_WAIT_SECONDS", "0.5")
     environment.set("TRADING_DB_READ_SECONDS", "8")
     environment.set("TRADING_DB_STATEMENT_SECONDS", "1")
     logger = modules["shortseller"].TradeLogger(None)
     yield logger
     logger.close()
+
+
+def wait_for_trouble(trades: Any) -> None:
+    deadline = time.monotonic() + 30
+    while trades._store.client._delivery.trouble is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def candle(trades: Any, minute: int) -> None:
@@ -275,8 +292,10 @@ def test_one_candle_waits_for_a_database_that_is_away_and_no_other_call_with_it(
         time.sleep(0.5)
         assert seconds(patient_trades.log_trade, "BTCUSDT", "Sell", 1, 2) < 4
         first.join()
+        wait_for_trouble(patient_trades)
         assert sum(seconds(candle, patient_trades, minute) for minute in range(1, 5)) < 4
     candle(patient_trades, 5)
+    assert patient_trades._store.client.flush(60)
     assert environment.target.value("SELECT count(*) FROM trading.market_data") == 6
 
 
@@ -288,10 +307,7 @@ def test_rows_that_are_known_are_changed_without_asking_a_database_that_is_away(
     noted = patient_trades.log_signal("BTCUSDT", "short", 0.5, 2, None)
     with environment.away():
         patient_trades.log_balance(1, 2, 3, 4, 5)
-        deadline = time.monotonic() + 30
-        while patient_trades._store.client._delivery.trouble is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for_trouble(patient_trades)
         for call, *arguments in (
             (patient_trades.update_trade_status, trade["id"], "filled"),
             (patient_trades.update_trade_pnl, trade["id"], 5, 1),
@@ -324,8 +340,14 @@ def test_a_backup_has_the_legacy_schema_and_appears_whole_or_not_at_all(
     assert Path(path).name.startswith("trading_backup_")
     assert schema(path) == schema(str(tmp_path / "old.db"))
     content = Path(path).read_bytes()
-    with environment.away(), pytest.raises(sqlite3.OperationalError):
-        momentum_db.backup(path)
+    momentum_db.close()
+    environment.hurry()
+    with (
+        closing(modules["momentum"].TradeDatabase(tmp_path / "data/trading.db")) as again,
+        environment.away(),
+        pytest.raises(sqlite3.OperationalError),
+    ):
+        again.backup(path)
     assert Path(path).read_bytes() == content
     assert [file.name for file in Path(path).parent.iterdir()] == [Path(path).name]
 

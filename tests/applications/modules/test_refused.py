@@ -11,6 +11,7 @@ from .conftest import Environment
 
 def test_the_close_of_a_refused_position_is_kept(environment: Environment, modules: dict[str, ModuleType]) -> None:
     environment.use("shortseller_001")
+    environment.hurry()
     environment.set("TRADING_DB_WAIT_SECONDS", "0")
     trades = modules["shortseller"].TradeLogger(None)
     environment.target.execute("REVOKE INSERT ON trading.positions FROM trading_bots")

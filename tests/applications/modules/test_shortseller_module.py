@@ -25,9 +25,6 @@ Call = tuple[str, tuple[Any, ...]]
 
 EXAMPLES = settings(
     max_examples=40,
-    deadline=None,
-    derandomize=True,
-    database=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
