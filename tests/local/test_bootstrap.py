@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,9 +56,6 @@ class Machine:
             user = NOBODY
             for path in [self.folder, *self.folder.rglob("*")]:
                 os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-            for parent in self.folder.parents:
-                if parent.owner() == "root" and str(parent).startswith("/tmp/pytest-of-"):
-                    parent.chmod(parent.stat().st_mode | 0o011)
         return subprocess.run(
             [self.folder / script, *arguments],
             env={"PATH": str(self.bin), "HOME": str(self.folder), "LC_ALL": "C.UTF-8", **env},
@@ -68,8 +67,10 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+def machine() -> Iterator[Machine]:
+    # Others have no way into pytest's folders.
+    with tempfile.TemporaryDirectory() as folder:
+        yield Machine(Path(folder))
 
 
 def test_no_python(machine: Machine) -> None:

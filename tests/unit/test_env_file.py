@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.modules import env_file
@@ -58,7 +58,6 @@ def ours(content: bytes) -> list[bytes]:
     return [one.raw.rstrip(b"\r\n") for one in parse(content) if one.key in CHANGED]
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60) | st.text("AB=:'\"\\# \t\r\n\0", max_size=30).map(str.encode))
 def test_any_bytes_are_parsed_without_loss_or_refused(content: bytes) -> None:
     try:
@@ -68,7 +67,6 @@ def test_any_bytes_are_parsed_without_loss_or_refused(content: bytes) -> None:
     assert b"".join(one.raw for one in statements) == content
 
 
-@settings(deadline=None)
 @given(files(), SETTINGS)
 def test_other_lines_stay_byte_for_byte(content: bytes, values: dict[str, str]) -> None:
     after = updated(content, values, [ABSENT])
@@ -76,21 +74,18 @@ def test_other_lines_stay_byte_for_byte(content: bytes, values: dict[str, str]) 
     assert ABSENT not in {one.key for one in parse(after)}
 
 
-@settings(deadline=None)
 @given(files(), SETTINGS)
 def test_second_run_changes_nothing(content: bytes, values: dict[str, str]) -> None:
     once = updated(content, values, [ABSENT])
     assert updated(once, values, [ABSENT]) == once
 
 
-@settings(deadline=None)
 @given(files(), SETTINGS, SETTINGS)
 def test_original_comes_back_byte_for_byte(content: bytes, values: dict[str, str], later: dict[str, str]) -> None:
     after = updated(updated(content, values, [ABSENT]), later, [])
     assert put_back(content, after, CHANGED) == (content, False)
 
 
-@settings(deadline=None)
 @given(files(), SETTINGS, st.data())
 def test_changes_of_others_are_kept(content: bytes, values: dict[str, str], data: st.DataObject) -> None:
     edited = [one.raw for one in parse(updated(content, values, [ABSENT]))]

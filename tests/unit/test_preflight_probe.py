@@ -86,7 +86,7 @@ sys.stdin.read()
 
 
 def read(path: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = probe.sqlite_facts({"path": path.name}, SCHEMA, str(path.parent), 2.0)
+    facts: dict[str, Any] = probe.sqlite_facts({"path": path.name}, SCHEMA, str(path.parent), 60.0)
     return facts
 
 

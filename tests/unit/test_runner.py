@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_failure_names_log_and_command(cache: Path, capsys: pytest.CaptureFixtur
     done = runner.run_step(step("Break", "exit 3"), 1, 2, "x")
     runner.explain(done, 1, 2, "make demo")
     error = capsys.readouterr().err
-    assert "(1/2) Break failed after 0:00 with exit code 3" in error
+    assert re.search(r"\(1/2\) Break failed after \d:\d\d with exit code 3", error)
     assert ".cache/logs/x/1-break.log" in error
     assert "sh -c 'exit 3'" in error
     assert "or all: make demo" in error
@@ -71,7 +72,7 @@ def test_demo_records_the_durations_before_the_summary(
     assert demo.main([]) == 0
     rows = json.loads((tmp_path / "seen").read_text())
     assert [(row["name"], row["command"]) for row in rows] == [("One", "sh -c true"), ("Two", "sh -c true")]
-    assert all(0 <= row["seconds"] < 5 for row in rows)
+    assert all(row["seconds"] >= 0 for row in rows)
 
 
 def test_interruption_says_that_nothing_is_broken(

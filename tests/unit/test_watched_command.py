@@ -69,7 +69,7 @@ def test_an_end_is_noticed_at_once(tmp_path: Path) -> None:
     folder = start(tmp_path, "sleep 0.5")
     began = time.monotonic()
     assert watched.wait(folder, 10) == 0
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8
 
 
 def test_latest_line_is_whole_and_plain(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_program_killed_together_with_its_supervisor(tmp_path: Path) -> None:
 
 def test_output_that_nobody_reads_is_removed(tmp_path: Path) -> None:
     folder = start(tmp_path, "true", linger=1)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while folder.exists():
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -142,7 +142,8 @@ def test_playbook_shows_progress_and_result(tmp_path: Path) -> None:
 
 
 def test_program_outlives_a_killed_playbook(tmp_path: Path) -> None:
-    command = playbook(tmp_path, f"touch begun; {COUNT}; touch ended".replace("touch ", f"touch {tmp_path}/"))
+    wait = f"timeout 120 sh -c 'until [ -e {tmp_path}/go ]; do sleep 0.1; done'"
+    command = playbook(tmp_path, f"touch {tmp_path}/begun; {wait} && touch {tmp_path}/ended")
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
     end = time.monotonic() + 60
     while not (tmp_path / "begun").exists():
@@ -151,9 +152,9 @@ def test_program_outlives_a_killed_playbook(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "ended").exists()
-    while not (tmp_path / "ended").exists():
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    (tmp_path / "go").touch()
+    (folder,) = tmp_path.glob("watched-*")
+    assert watched.wait(folder, 30) == 0
+    assert (tmp_path / "ended").exists()
     # Nobody waits for it: or else its supervisor would, for ten minutes.
-    for folder in tmp_path.glob("watched-*"):
-        shutil.rmtree(folder)
+    shutil.rmtree(folder)
