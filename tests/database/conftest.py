@@ -30,8 +30,11 @@ ROOT = Path(__file__).resolve().parents[2]
 MIGRATIONS = ROOT / "files/migrations"
 LEGACY_FILES = ROOT / "tests/legacy/roles/legacy/files"
 PASSWORD = "only-for-tests"
-# Scratch servers: speed instead of durability.
-FAST = ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "max_connections=60"]
+# Scratch servers: speed instead of durability, and nothing that begins at its own time.
+FAST = [
+    *("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"),
+    *("-c", "autovacuum=off", "-c", "max_connections=60"),
+]
 
 BOTS: list[dict[str, Any]] = [
     {

@@ -132,6 +132,7 @@ def test_second_run_is_told_who_is_at_work(target: Target, momentum_history: Mom
         assert f"server process {pid}" in third.stderr
         process.kill()
         process.communicate()
+    wait_for_end(target)
     assert target.script(MOMENTUM)["changed"] is True
 
 
@@ -209,7 +210,10 @@ def polled(target: Target, query: str) -> Iterator[set[int]]:
             connection.autocommit = True
             cursor = connection.cursor()
             cursor.execute("SET application_name = 'poll'")
-            while not stop.is_set():
+            ended = False
+            while not ended:
+                # Once more after the end.
+                ended = stop.is_set()
                 cursor.execute(query)
                 seen.add(cursor.fetchone()[0])
                 time.sleep(0.01)
@@ -225,18 +229,24 @@ def polled(target: Target, query: str) -> Iterator[set[int]]:
 
 def kill_at_line(target: Target, text: str, name: str, *arguments: str) -> None:
     """SIGKILL a script when it has said something."""
-    process = target.start(name, *arguments)
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if text in line:
-            break
-    else:
-        raise AssertionError(f"{text!r} was never said: {said}")
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=10)
-    assert process.returncode == -signal.SIGKILL
+    # However late that comes, the script has not ended: it records what it found afterwards.
+    with blocked(target, "migration.source_tables"):
+        process = target.start(name, *arguments)
+        assert process.stderr is not None
+        # One that never says it would wait for ever.
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if text in line:
+                break
+        else:
+            raise AssertionError(f"{text!r} was never said: {said}")
+        watchdog.cancel()
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=10)
+        assert process.returncode == -signal.SIGKILL
     wait_for_end(target)
 
 
@@ -410,6 +420,8 @@ def trade_beside(path: Path, work: Callable[[], None]) -> tuple[int, list[str], 
 
     def write() -> None:
         with closing(sqlite3.connect(path, timeout=0.2)) as connection:
+            # The disk's own time is no lock.
+            connection.execute("PRAGMA synchronous = OFF")
             while not stop.is_set():
                 began = time.monotonic()
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import psycopg2
@@ -138,23 +139,26 @@ def test_dashboard_has_one_row_even_when_empty(target: Target) -> None:
 
 def test_analytics_ignore_demo_rows(target: Target) -> None:
     target.sql("003_register_momentum_bot.sql")
-    for mode in ("live", "demo", "Demo"):
-        target.execute(
-            "INSERT INTO trading.trades (trade_id, bot_id, symbol, side, quantity, entry_price, entry_time, exit_time,"
-            " pnl_usd, metadata) VALUES (%s, 'momentum_001', 'X', 'buy', 1, 1, now(), now(), 5,"
-            " jsonb_build_object('legacy', jsonb_build_object('id', %s, 'table', 'trades', 'mode', %s)))",
-            mode,
-            mode,
-            mode,
+    # One transaction, and so one day.
+    with closing(target.server.connect(target.database, "trading_user")) as connection, connection:
+        cursor = connection.cursor()
+        cursor.execute("SET TIME ZONE 'UTC'")
+        for mode in ("live", "demo", "Demo"):
+            cursor.execute(
+                "INSERT INTO trading.trades (trade_id, bot_id, symbol, side, quantity, entry_price, entry_time, exit_time,"
+                " pnl_usd, metadata) VALUES (%(mode)s, 'momentum_001', 'X', 'buy', 1, 1, now(), now(), 5,"
+                " jsonb_build_object('legacy', jsonb_build_object('id', %(mode)s, 'table', 'trades', 'mode', %(mode)s)))",
+                {"mode": mode},
+            )
+            cursor.execute(
+                "INSERT INTO trading.positions (position_id, bot_id, symbol, side, size, avg_entry_price, position_metadata)"
+                " VALUES (%(mode)s, 'momentum_001', 'X', 'long', 2, 3, jsonb_build_object('mode', %(mode)s))",
+                {"mode": mode},
+            )
+        cursor.execute(
+            "SELECT today_trades, today_pnl, total_open_positions, active_bots FROM analytics.system_health_dashboard"
         )
-        target.execute(
-            "INSERT INTO trading.positions (position_id, bot_id, symbol, side, size, avg_entry_price, position_metadata)"
-            " VALUES (%s, 'momentum_001', 'X', 'long', 2, 3, jsonb_build_object('mode', %s))",
-            mode,
-            mode,
-        )
-    (row,) = target.rows("SELECT * FROM analytics.system_health_dashboard")
-    assert (row["today_trades"], row["today_pnl"], row["total_open_positions"], row["active_bots"]) == (1, 5, 1, 1)
+        assert cursor.fetchall() == [(1, 5, 1, 1)]
     (summary,) = target.rows("SELECT * FROM analytics.active_positions_summary")
     assert (summary["open_positions"], summary["total_size"], summary["exposure_usd"]) == (1, 2, 6)
     (daily,) = target.rows("SELECT * FROM analytics.daily_performance_summary")

@@ -72,11 +72,10 @@ class Container:
         """Numeric ids of the accounts its processes run under."""
         return set(docker("top", self.name, "-eo", "uid,pid").stdout.split()[2::2])
 
-    def stop(self) -> float:
-        """Seconds it took to stop by the image's own signal."""
-        started = time.monotonic()
-        docker("stop", "--time", "20", self.name)
-        return time.monotonic() - started
+    def stop(self) -> None:
+        """Stop by the image's own signal: SIGKILL, which follows, leaves 137."""
+        docker("stop", "--time", "60", self.name)
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", self.name).stdout.strip() != "137", self.logs
 
 
 class Bench:
@@ -268,11 +267,11 @@ def test_postgres_stops_at_once_and_keeps_its_data(bench: Bench) -> None:
     eventually(server.answers("pg_isready", "-h", "127.0.0.1"), "PostgreSQL answers")
     server.psql("CREATE TABLE kept (id int)")
     # A client that stays connected must not hold up a stop by SIGINT.
-    docker("exec", "--detach", server.name, "psql", "-U", "postgres", "-c", "SELECT pg_sleep(60)")
+    docker("exec", "--detach", server.name, "psql", "-U", "postgres", "-c", "SELECT pg_sleep(600)")
     eventually(
         lambda: server.psql("SELECT count(*) FROM pg_stat_activity WHERE query ~ '^SELECT pg_sleep'") == "1", "a client"
     )
-    assert server.stop() < 10
+    server.stop()
     assert server.logs.rstrip().endswith("database system is shut down")
     docker("start", server.name)
     eventually(server.answers("pg_isready", "-h", "127.0.0.1"), "PostgreSQL answers")
@@ -296,12 +295,12 @@ def redis_answer(client: Container, server: Container, *command: str, **environm
 @pytest.mark.parametrize("image", REDIS)
 def test_redis_without_configuration(bench: Bench, image: str) -> None:
     server = bench.start(image)
-    client = bench.start(image, "sleep", "60")
+    client = bench.start(image, "sleep", "infinity")
     eventually(server.answers("redis-cli", "ping"), "Redis answers")
     assert redis_answer(client, server, "ping") == "PONG"
     assert server.users == {"999"}
     assert server.run("pwd").stdout.strip() == "/data"
-    assert server.stop() < 5
+    server.stop()
 
 
 @pytest.mark.parametrize("image", REDIS)
@@ -324,7 +323,7 @@ def test_redis_with_a_configuration_file(bench: Bench, image: str, tmp_path: Pat
         *(part for name in CAPABILITIES for part in ("--cap-add", name)),
     )
     server = bench.start(image, "redis-server", "/usr/local/etc/redis/redis.conf", options=options)
-    client = bench.start(image, "sleep", "60")
+    client = bench.start(image, "sleep", "infinity")
     eventually(lambda: "NOAUTH" in redis_answer(client, server, "ping"), "Redis asks for a password")
     assert redis_answer(client, server, "ping", REDISCLI_AUTH="wrong") != "PONG"
     assert redis_answer(client, server, "ping", REDISCLI_AUTH=PASSWORD) == "PONG"
@@ -337,7 +336,7 @@ def test_redis_with_a_configuration_file(bench: Bench, image: str, tmp_path: Pat
 def test_redis_reads_its_configuration_from_standard_input(bench: Bench, image: str) -> None:
     script = f"printf 'requirepass \"{PASSWORD}\"\\nappendonly yes\\n' | redis-server -"
     server = bench.start(image, "sh", "-c", script)
-    client = bench.start(image, "sleep", "60")
+    client = bench.start(image, "sleep", "infinity")
     eventually(lambda: "NOAUTH" in redis_answer(client, server, "ping"), "Redis asks for a password")
     assert redis_answer(client, server, "config", "get", "appendonly", REDISCLI_AUTH=PASSWORD).split() == [
         "appendonly",
@@ -354,7 +353,7 @@ def test_redis_refuses_a_wrong_configuration(bench: Bench, tmp_path: Path) -> No
 def test_redis_keeps_protected_mode_where_it_is_asked_for(bench: Bench, tmp_path: Path) -> None:
     config = write(tmp_path / "redis.conf", "bind 0.0.0.0\nprotected-mode yes\n")
     server = bench.start(IMAGES["redis"], "redis-server", "/redis.conf", options=mount(config, "/redis.conf"))
-    client = bench.start(IMAGES["redis"], "sleep", "60")
+    client = bench.start(IMAGES["redis"], "sleep", "infinity")
     eventually(server.answers("redis-cli", "ping"), "Redis answers")
     assert "DENIED" in redis_answer(client, server, "ping")
 
@@ -396,7 +395,7 @@ def test_pgbouncer_pools_by_its_mounted_configuration(
     assert server.run(*login, check=False, PGPASSWORD="wrong").returncode != 0
     assert pooler.run("psql", "--version").stdout.startswith("psql")
     assert pooler.users == {"70"}
-    assert pooler.stop() < 5
+    pooler.stop()
 
 
 def test_pgbouncer_is_its_own_account_and_needs_a_configuration(bench: Bench) -> None:
@@ -418,7 +417,7 @@ def test_influxdb_is_set_up_from_its_environment(bench: Bench) -> None:
     assert found[0]["retentionRules"][0]["everySeconds"] == 90 * 86400
     assert server.run("influx", "bucket", "list", "--token", "wrong", check=False).returncode != 0
     assert server.users == {"1000"}
-    assert server.stop() < 15
+    server.stop()
 
 
 def test_influxdb_refuses_a_short_password(bench: Bench) -> None:
@@ -460,7 +459,7 @@ def test_grafana_reaches_its_data_source(bench: Bench, postgres: dict[str, Conta
     assert grafana_call(server, "/api/datasources/uid/wrong/health")["status"] != "OK"
     assert "nvalid username or password" in grafana_call(server, "/api/org", password="wrong")["message"]
     assert server.users == {"472"}
-    assert server.stop() < 15
+    server.stop()
 
 
 def test_grafana_refuses_a_provisioning_file_that_is_not_yaml(bench: Bench, tmp_path: Path) -> None:

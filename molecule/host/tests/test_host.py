@@ -53,7 +53,7 @@ def project(host: Any, facts: dict[str, Any]) -> Any:
 
 def test_systemd_is_the_first_process_and_nothing_failed(host: Any) -> None:
     assert host.check_output("cat /proc/1/comm") == "systemd"
-    assert host.check_output("systemctl is-system-running") == "running"
+    assert host.check_output("systemctl is-system-running --wait") == "running"
 
 
 @pytest.mark.parametrize("name", ["ssh", "cron", "docker"])
@@ -123,7 +123,7 @@ def test_killed_container_is_restarted(host: Any, project: str) -> None:
     before = host.check_output("docker inspect -f '{{.State.Pid}}' probe_redis")
     host.check_output("sudo kill -9 %s", before)
     host.check_output(
-        'timeout 20 sh -c \'until [ "$(docker inspect -f {{.State.Health.Status}} probe_redis)" = healthy ]'
+        'timeout 90 sh -c \'until [ "$(docker inspect -f {{.State.Health.Status}} probe_redis)" = healthy ]'
         ' && [ "$(docker inspect -f {{.State.Pid}} probe_redis)" != %s ]; do sleep 0.2; done\'',
         before,
     )

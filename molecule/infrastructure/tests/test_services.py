@@ -114,13 +114,15 @@ def test_a_bot_that_takes_all_it_can_leaves_the_others_theirs(
     """40 clients of one bot at once get its share of the pool, 10 and 2 in reserve of 40 and 10, and no more."""
     busy, other = (bot["id"] for bot in facts["bots"][:2])
     at_work = f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{busy}' AND state = 'active'"
-    many = f"for n in $(seq 40); do psql -Xqw -h pgbouncer -p 6432 -U {busy} -d trading_db -c 'SELECT pg_sleep(25)' & done; wait"
+    # Longer than a bot's statement_timeout.
+    sleep = "BEGIN; SET LOCAL statement_timeout = 0; SELECT pg_sleep(300)"
+    many = f"for n in $(seq 40); do psql -Xqw -h pgbouncer -p 6432 -U {busy} -d trading_db -c '{sleep}' & done; wait"
     host.check_output(
         "docker run --detach --rm --name busy_bot --network trading_network -e PGPASSWORD=%s --entrypoint sh %s -c %s",
         *(secrets[f"BOT_PASSWORD_{busy.upper()}"], facts["images"]["postgres"], many),
     )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while psql(at_work, "postgres") != "12":
             assert time.monotonic() < deadline, psql(at_work, "postgres")
             time.sleep(0.2)
@@ -129,6 +131,11 @@ def test_a_bot_that_takes_all_it_can_leaves_the_others_theirs(
         assert psql(at_work, "postgres") == "12"
     finally:
         host.check_output("docker rm --force busy_bot")
+        psql(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            f" WHERE usename = '{busy}' AND query ~ 'pg_sleep'",
+            "postgres",
+        )
 
 
 def test_trading_user_owns_the_database_and_is_no_superuser(psql: Callable[..., str], facts: dict[str, Any]) -> None:

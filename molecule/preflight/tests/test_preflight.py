@@ -126,7 +126,9 @@ def state_of(host: Any, facts: dict[str, Any]) -> dict[str, str]:
     with host.sudo():
         return {
             "files": host.check_output(tree),
-            "temporary": host.check_output("find /tmp /var/tmp -xdev | grep -v systemd-private | sort"),
+            "temporary": host.check_output(
+                "find /tmp /var/tmp -xdev | grep -v -e systemd-private -e runc-process | sort"
+            ),
             "containers": host.check_output("docker ps --all --format '{{.ID}} {{.Names}} {{.State}}' | sort"),
             "images": host.check_output("docker images --all --no-trunc --quiet | sort"),
             "volumes": host.check_output("docker volume ls --quiet | sort"),
