@@ -36,12 +36,13 @@ from migration_engine.errors import UsageError  # noqa: E402
 from migration_engine.progress import say  # noqa: E402
 from migration_engine.reconciliation import reconcile_bot  # noqa: E402
 
-NUMBERS = ("source", "migrated", "rejected", "pending", "missing_at_source")
+NUMBERS = ("source", "migrated", "rejected", "pending", "missing_at_source", "deleted_since")
 
 
 def as_table(report: dict[str, Any]) -> str:
     """The report for people."""
-    rows = [("bot", "source", "target", "rows", "migrated", "rejected", "pending", "gone at source", "open", "verdict")]
+    names = ("rows", "migrated", "rejected", "pending", "gone at source", "gone since")
+    rows = [("bot", "source", "target", *names, "open", "verdict")]
     for bot in report["bots"]:
         for table in bot["tables"]:
             shown = "/".join(str(table["open"][side]) for side in ("source", "target")) if table["open"] else "-"
@@ -56,11 +57,11 @@ def as_table(report: dict[str, Any]) -> str:
                 )
             )
         if not bot["tables"] or bot["differences"]:
-            rows.append((bot["bot_id"], *["-"] * 8, "equal" if bot["ok"] else "DIFFERS"))
+            rows.append((bot["bot_id"], *["-"] * 9, "equal" if bot["ok"] else "DIFFERS"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if 3 <= i <= 8 else cell.ljust(width)
+            cell.rjust(width) if 3 <= i <= 9 else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

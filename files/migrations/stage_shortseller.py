@@ -32,7 +32,7 @@ from migration_engine import settings, target  # noqa: E402
 from migration_engine.progress import Progress, say  # noqa: E402
 from migration_engine.settings import Bot, Bots  # noqa: E402
 from migration_engine.shortseller_source import Snapshot, Table, snapshot  # noqa: E402
-from migration_engine.target import BLOCK, Connection, Cursor, SourceTable  # noqa: E402
+from migration_engine.target import Connection, Cursor, SourceTable, ids_of  # noqa: E402
 
 SCHEMA = "legacy_shortseller"
 # A dry run reports rejects; the real merge decides about them.
@@ -156,11 +156,7 @@ def _within(blocks: dict[int, tuple[int, int]], condition: str) -> str:
     met = sorted(block for block, (_, again) in blocks.items() if again)
     if len(met) > min(FEW_BLOCKS, len(blocks) // 4):
         return condition
-    # Division rounds towards zero.
-    ranges = (
-        f"id BETWEEN {block * BLOCK - (BLOCK - 1) * (block <= 0)} AND {block * BLOCK + (BLOCK - 1) * (block >= 0)}"
-        for block in met
-    )
+    ranges = ("id BETWEEN {} AND {}".format(*ids_of(block)) for block in met)
     return f"({' OR '.join(['false', *ranges])}) AND {condition}"
 
 

@@ -267,18 +267,24 @@ def test_changed_rows_are_pending_until_the_next_run(target: Target, shorts: Leg
 
 def test_changes_are_found_wherever_their_ids_lie(target: Target, legacy: Legacy) -> None:
     """Where few blocks of ids have changes, those alone are looked up; ids may be below zero."""
-    ids = [-2000, -1999, -1000, -999, -1, 0, 1, 999, 1000, 1999, *range(2000, 60_000, 500)]
+    ids = [-2049, -2048, -1025, -1024, -1023, -1, 0, 1, 1023, 1024, 2047, *range(2048, 60_000, 500)]
     legacy.execute(
         "INSERT INTO trading.trades (id, symbol, side, quantity, price, timestamp)"
         " SELECT n, 'X', 'Sell', 1, 1, '2025-06-01 12:00Z' FROM unnest(%s) n",
         ids,
     )
     target.migrate_shortseller()
-    for changed in ([-2000, 999], [-1999, -999, 1000], [-1000, 0, 59_500], [-1, 1, 1999, 30_000]):
+    for changed in ([-2049, 1023], [-2048, -1024, 1024], [-1025, 0, 59_548], [-1, 1, 2047, 30_048]):
         legacy.execute("UPDATE trading.trades SET pnl = coalesce(pnl, 0) + 1 WHERE id = ANY (%s)", changed)
         found = lines(target.migrate_shortseller(), "staged", "updated")
         assert found["trading.trades"] == (len(changed), len(changed))
     assert target.script("reconcile.py", "--bot", SHORTSELLER_ID)["ok"] is True
+    legacy.execute("DELETE FROM trading.trades WHERE id IN (-2048, -1)")
+    assert lines(target.migrate_shortseller(), "missing_at_source")["trading.trades"] == (2,)
+    target.execute("UPDATE trading.trades SET pnl_usd = 99 WHERE metadata #>> '{legacy,id}' IN ('-1023', '-2049')")
+    said = target.python("reconcile.py", "--bot", SHORTSELLER_ID).stderr
+    assert "trades: id -2049: pnl is 99, expected 1" in said
+    assert "trades: id -1023: pnl is 99, expected 0" in said
 
 
 def test_a_delta_looks_at_few_of_many_migrated_rows(target: Target, legacy: Legacy) -> None:
@@ -346,7 +352,87 @@ def test_other_settings_mean_a_full_run(target: Target, shorts: Legacy, history:
     assert [mode(result) for result in run(target)] == ["delta", "delta"]
 
 
-@pytest.mark.parametrize("name", ["lib/merge.sql", "migration_engine/values.py"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE trading.trades ADD COLUMN venue text DEFAULT 'bybit'",
+        "ALTER TABLE trading.trades DROP COLUMN notes; ALTER TABLE trading.trades ADD COLUMN notes text DEFAULT 'hello'",
+        # Each column has the other's values.
+        "ALTER TABLE trading.trades RENAME COLUMN notes TO n; ALTER TABLE trading.trades RENAME COLUMN strategy TO notes;"
+        " ALTER TABLE trading.trades RENAME COLUMN n TO strategy",
+        "ALTER TABLE trading.trades RENAME TO lost; ALTER TABLE trading.kept RENAME TO trades",
+        "ALTER TABLE trading.kept INHERIT trading.trades",
+    ],
+)
+def test_rows_that_change_without_being_written_again(target: Target, shorts: Legacy, change: str) -> None:
+    shorts.execute("UPDATE trading.trades SET notes = 'a note', strategy = 'ema'")
+    shorts.execute(
+        "CREATE TABLE trading.kept (LIKE trading.trades INCLUDING DEFAULTS);"
+        " INSERT INTO trading.kept SELECT * FROM trading.trades WHERE id < 20;"
+        " UPDATE trading.kept SET pnl = 12, order_id = NULL, id = id + CASE WHEN %s THEN 100000 ELSE 0 END",
+        "INHERIT" in change,
+    )
+    target.migrate_shortseller()
+    shorts.execute(change)
+    assert target.script("reconcile.py", "--bot", SHORTSELLER_ID)["ok"] is True
+    result = target.migrate_shortseller()
+    assert (mode(result), result["changed"]) == ("full", True)
+    assert not any(t["pending"] for t in numbers(target, SHORTSELLER_ID).values())
+    assert mode(target.migrate_shortseller()) == "delta"
+
+
+def test_what_unknown_columns_hold_is_kept_as_it_is(target: Target, shorts: Legacy) -> None:
+    shorts.execute(
+        'ALTER TABLE trading.trades ADD COLUMN raw jsonb, ADD COLUMN "table" text, ADD COLUMN table_ text, ADD COLUMN side_ text;'
+        " ALTER TABLE trading.market_data ADD COLUMN bot_id text DEFAULT 'theirs';"
+        """ UPDATE trading.trades SET raw = '{"a": null, "b": [{"c": null, "d": 1}]}', "table" = 'mine', table_ = 'more' WHERE id = 3;"""
+        " UPDATE trading.trades SET raw = 'null' WHERE id = 4"
+    )
+    target.migrate_shortseller()
+    query = "SELECT metadata -> 'legacy' AS kept FROM trading.trades WHERE metadata #>> '{legacy,id}' = %s"
+    kept = {number: target.rows(query, number)[0]["kept"] for number in "345"}
+    assert kept["3"]["raw"] == {"a": None, "b": [{"c": None, "d": 1}]}
+    assert (kept["3"]["table"], kept["3"]["table__"], kept["3"]["table_"]) == ("trades", "mine", "more")
+    assert kept["4"].get("raw", "gone") is None
+    assert not {"raw", "table_", "table__", "side_"} & kept["5"].keys()
+    assert target.value("SELECT DISTINCT metadata #>> '{legacy,bot_id_}' FROM trading.market_data") == "theirs"
+    assert target.script("reconcile.py", "--bot", SHORTSELLER_ID)["ok"] is True
+    assert target.migrate_shortseller("--full")["changed"] is False
+
+
+def test_a_row_written_anew_is_no_longer_missing(target: Target, shorts: Legacy, history: Momentum) -> None:
+    """What its key says it is has another id at the source."""
+    target.sql("003_register_momentum_bot.sql")
+    run(target)
+    shorts.execute("CREATE TABLE trading.kept AS SELECT * FROM trading.market_data WHERE id = 7")
+    shorts.execute("DELETE FROM trading.market_data WHERE id = 7")
+    columns = "date, mode, starting_equity, ending_equity, trades_count, created_at"
+    with history.connection:
+        history.connection.execute(f"CREATE TEMP TABLE kept AS SELECT {columns} FROM daily_snapshots WHERE id = 7")
+        history.connection.execute("DELETE FROM daily_snapshots WHERE id = 7")
+    run(target)
+    assert missing(target) == [("daily_snapshots", "7"), ("market_data", "7")]
+    shorts.execute("UPDATE trading.kept SET id = 4007; INSERT INTO trading.market_data SELECT * FROM trading.kept")
+    with history.connection:
+        history.connection.execute(f"INSERT INTO daily_snapshots ({columns}) SELECT * FROM temp.kept")
+    run(target)
+    assert missing(target) == []
+    assert target.script("reconcile.py", "--bot", SHORTSELLER_ID)["ok"] is True
+
+
+def test_a_day_migrated_before_it_is_rejected(target: Target, legacy: Legacy) -> None:
+    for day in ("01", "02", "03"):
+        legacy.insert("risk_metrics", date=f"2025-06-{day}", total_pnl=5)
+    target.migrate_shortseller()
+    legacy.execute("UPDATE trading.risk_metrics SET total_pnl = 'NaN' WHERE date = '2025-06-01'")
+    target.migrate_shortseller(accepted_rejects=1)
+    assert numbers(target, SHORTSELLER_ID)["risk_metrics"]["rejected"] == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lib/merge.sql", "migration_engine/values.py", "stage_shortseller.py", "migrate_momentum_sqlite_to_postgres.py"],
+)
 def test_another_engine_means_a_full_run(
     target: Target, shorts: Legacy, history: Momentum, fresh_migrations: Path, name: str
 ) -> None:

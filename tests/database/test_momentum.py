@@ -19,6 +19,20 @@ def table(result: dict[str, Any], name: str) -> dict[str, Any]:
     return next(t for t in result["bots"][0]["tables"] if t["target_table"] == name)
 
 
+def test_ids_must_be_the_primary_key(target: Target, momentum: Momentum) -> None:
+    """As where the table was made anew from a query: the next row of the bot has no id."""
+    momentum.trade(trade_id="one")
+    momentum.connection.execute("CREATE TABLE made AS SELECT * FROM trades")
+    momentum.connection.execute("DROP TABLE trades")
+    momentum.connection.execute("ALTER TABLE made RENAME TO trades")
+    momentum.connection.commit()
+    target.sql("003_register_momentum_bot.sql")
+    done = target.python(SCRIPT)
+    assert done.returncode == 4
+    assert "lacks the primary key of trades (id INTEGER PRIMARY KEY)" in done.stderr
+    assert target.value("SELECT count(*) FROM trading.trades") == 0
+
+
 def test_trade(target: Target, momentum: Momentum) -> None:
     target.bot("momentum_001")["timezone"] = "Europe/Berlin"
     momentum.trade(

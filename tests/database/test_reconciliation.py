@@ -275,6 +275,34 @@ TAMPERINGS = [
         "signals: legacy rows are there more than once: id 1",
     ),
     (
+        "UPDATE audit.system_events SET details = '{\"a\": 2}'",
+        'system_events: id 1: details is {"a": 2}, expected json',
+    ),
+    ("UPDATE audit.system_events SET details = NULL", "system_events: id 1: details is NULL, expected json"),
+    (
+        "UPDATE audit.system_events SET metadata = jsonb_set(metadata, '{legacy,details}', '\"{\"')",
+        'system_events: id 1: details is {"a": 1}, expected json; metadata is',
+    ),
+    (
+        "UPDATE trading.signals SET execution_trade_id = NULL",
+        "1 signals whose trade is there do not point to it",
+    ),
+    *(
+        (
+            "INSERT INTO trading.trades (trade_id, bot_id, symbol, side, quantity, entry_price, entry_time, metadata)"
+            " SELECT 'copy', bot_id, symbol, side, quantity, entry_price, entry_time, jsonb_set(metadata, '{legacy,id}', '777')"
+            f" FROM trading.trades WHERE bot_id = '{bot_id}' AND metadata #>> '{{legacy,id}}' = '1'",
+            f"{bot_id}: trades: rows are here that the source never had: id {named}",
+        )
+        # Which rows of a block the Shortseller had, nobody remembers: those that are here alone are named.
+        for bot_id, named in (("shortseller_001", "777"), ("momentum_001", "777"))
+    ),
+    (
+        "INSERT INTO trading.signals (signal_id, bot_id, symbol, signal_type, metadata)"
+        " SELECT 'copy', bot_id, symbol, signal_type, '{\"legacy\": {}}' FROM trading.signals",
+        "1 rows of trading.signals came from nowhere",
+    ),
+    (
         "INSERT INTO trading.trades (trade_id, bot_id, symbol, side, quantity, entry_price, entry_time)"
         " SELECT 'copy', bot_id, symbol, side, quantity, entry_price, entry_time FROM trading.trades LIMIT 1",
         "1 rows of trading.trades came from nowhere",

@@ -57,7 +57,7 @@ CREATE TABLE IF NOT EXISTS migration.rejects (
 
 -- What a run found in a table of its source: all its rows, those it read,
 -- whether it read them all, and how many went straight into the unified table
--- (NULL: they are staged, to be merged). `blocks`: rows by thousand ids, where
+-- (NULL: they are staged, to be merged). `blocks`: rows by 1024 ids, where
 -- only that tells the next run which rows are gone. `hash` is the sum of the hashes of the rows it read,
 -- as the source gave them, and `canonical` the expression over a row t of the
 -- unified table whose hashes must sum up to the same.

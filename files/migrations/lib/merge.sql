@@ -269,6 +269,13 @@ BEGIN
     pairs := format('%s s JOIN LATERAL (%s) AS t ON true', m.source_view, own);
 
     IF overwrite AND NOT first THEN
+        -- A day or a candle that the source wrote anew, under another id.
+        IF m.keys NOT IN ('{position_id}', '{signal_id}')
+           AND EXISTS (SELECT FROM migration.missing k WHERE k.bot_id = bot AND k.source_table = m.source_table) THEN
+            EXECUTE format('DELETE FROM migration.missing k USING %s WHERE k.bot_id = $1 AND k.source_table = $2'
+                           ' AND k.source_id = %s #>> ''{legacy,id}'' AND %s = $1 AND %s = $1',
+                           pairs, part ->> 'legacy', part ->> 't_bot', part ->> 's_bot') USING bot, m.source_table;
+        END IF;
         EXECUTE format('UPDATE %s u SET (%s) = ROW(%s) FROM %s WHERE u.ctid = t.place AND %s = $1 AND %s = $1 AND %s',
                        m.target_table, part ->> 'columns', part ->> 's_columns', pairs,
                        part ->> 't_bot', part ->> 's_bot', part ->> 'differing') USING bot;

@@ -334,7 +334,10 @@ class Details(Kind):
         return "json"
 
     def sql(self, stored: str) -> str:
-        return f"CASE WHEN {stored} IS NOT NULL THEN 'json' END"
+        kept = "{row}.metadata #>> '{legacy,details}'"
+        # In this order: what was changed by hand need not be JSON.
+        same = f"CASE WHEN pg_input_is_valid({kept}, 'jsonb') THEN {stored} = ({kept})::jsonb END"
+        return f"CASE WHEN {same} THEN 'json' ELSE {stored}::text END"
 
 
 def _is_plain(text: str) -> bool:

@@ -233,6 +233,11 @@ def _copy(path: Path, copy: Path, mode: str) -> None:
             with closing(_reader(path, mode)) as source:
                 _copy_at_once(source, copy)
     except (sqlite3.OperationalError, OSError) as error:
+        if "readonly" in str(error):
+            raise SourceError(
+                f"{path} was left in the middle of a transaction ({path.name}-journal): start its bot once, so that SQLite "
+                "rolls the transaction back, then run this again"
+            ) from error
         if "locked" in str(error) or "busy" in str(error):
             raise SourceError(
                 f"{path} was locked for {BUSY_SECONDS:.0f} seconds: expected a bot that holds its lock only while it "
@@ -300,11 +305,16 @@ def _check(connection: sqlite3.Connection, path: Path, warn: Callable[[str], Non
     extra: dict[str, list[str]] = {}
     missing: list[str] = []
     for table, columns in legacy_tables("momentum").items():
-        found = [str(row[1]) for row in connection.execute(f"PRAGMA table_info({_quoted(table)})")]
+        described = connection.execute(f"PRAGMA table_info({_quoted(table)})").fetchall()
+        found = [str(name) for _, name, *_ in described]
         if not found:
             missing.append(f"table {table}")
             continue
         missing += [f"column {table}.{name}" for name in columns if name not in found]
+        keys = [(name, kind.upper()) for _, name, kind, _, _, key in described if key]
+        # Else ids may be NULL or there twice, and say nothing about where a row lies.
+        if "id" in found and keys != [("id", "INTEGER")]:
+            missing.append(f"the primary key of {table} (id INTEGER PRIMARY KEY)")
         extra[table] = [name for name in found if name not in columns]
         if extra[table]:
             warn(

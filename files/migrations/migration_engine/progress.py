@@ -26,7 +26,7 @@ class Progress:
         """Count rows that are done."""
         self.rows += rows
         now = time.monotonic()
-        if now - self._said >= INTERVAL:
+        if self.rows and now - self._said >= INTERVAL:
             self._said = now
             rate = self.rows / (now - self._began)
             share = 100 * self.rows // self.total if self.total else 100

@@ -1,13 +1,14 @@
 """Compares what a bot's live source holds with what trading_db holds of it.
 
 Both sides are read in a snapshot of their own. Rows are compared by the hashes
-of their canonical texts, a thousand ids at a time, and one by one where these
+of their canonical texts, a block of ids at a time, and one by one where these
 differ. A row that can have changed at the source since the last merged run is
 pending: the next run carries it, and it is no difference.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
@@ -18,7 +19,7 @@ from typing import Any
 from .progress import Progress
 from .reconciliation_sources import SPECS, Open, Pair, Source, Spec, Summary, Warn, open_source, summarize
 from .settings import Bot
-from .target import BLOCK, Cursor, last_merged, one, stream
+from .target import BLOCK_BITS, Cursor, ids_of, last_merged, one, stream
 
 NAMED = 5
 # Tables where every row of a bot that never ran here must have been migrated.
@@ -100,14 +101,13 @@ class Held:
             {"bot": self.bot_id},
         )
 
-    def rows(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        for low, high in ranges:
-            self.cursor.execute(
-                f"SELECT {self.number}, {self.hashed} FROM {self.spec.target} t"
-                f" {self.condition} AND {self.number} BETWEEN {low} AND {high}",
-                {"bot": self.bot_id},
-            )
-            yield from self.cursor.fetchall()
+    def rows(self, blocks: Sequence[int]) -> list[tuple[int, int]]:
+        self.cursor.execute(
+            f"SELECT {self.number}, {self.hashed} FROM {self.spec.target} t"
+            f" {self.condition} AND {self.number} >> {BLOCK_BITS} = ANY (%(blocks)s::bigint[])",
+            {"bot": self.bot_id, "blocks": list(blocks)},
+        )
+        return self.cursor.fetchall()
 
     def texts(self, ids: Sequence[int], separator: str) -> dict[int, Sequence[str]]:
         self.cursor.execute(
@@ -172,10 +172,14 @@ def _reconcile_table(cursor: Cursor, bot: Bot, ran: bool, source: Source, table:
     report.sums = {name: {"source": f"{there.sums[name]:f}", "target": f"{here.sums[name]:f}"} for name in spec.sums}
     report.ranges = {name: {"source": there.ranges[name], "target": here.ranges[name]} for name in spec.times}
     report.hashes = {"source": f"{there.hash & 2**64 - 1:016x}", "target": f"{here.hash & 2**64 - 1:016x}"}
-    report.rejected = report.source - there.rows
+    report.rejected = len(source.texts(table, sorted(rejected))) if rejected else 0
+    if unread := report.source - there.rows - report.rejected:
+        report.differences.append(
+            f"{unread} of {report.source} rows at the source were not read: ids are NULL or doubled"
+        )
     blocks = sorted(b for b in there.blocks.keys() | here.blocks.keys() if there.blocks.get(b) != here.blocks.get(b))
     report.migrated = there.rows
-    unexplained = _compare_rows(bot, ran, source, held, table, blocks, rejected, report)
+    unexplained = _compare_rows(bot, ran, source, held, table, blocks, (there, here), rejected, report)
     if not (blocks or unexplained):
         report.differences += [
             f"the sum of {n} is {here.sums[n]:f}, expected {there.sums[n]:f}"
@@ -199,6 +203,7 @@ def _compare_rows(
     held: Held,
     table: str,
     blocks: Sequence[int],
+    summaries: tuple[Summary, Summary],
     rejected: set[int],
     report: TableReport,
 ) -> int:
@@ -209,17 +214,25 @@ def _compare_rows(
     )
     missing = {row[0] for row in held.cursor.fetchall()}
     for start in range(0, len(blocks), 50):
-        ranges = [(block * BLOCK, block * BLOCK + BLOCK - 1) for block in blocks[start : start + 50]]
-        there = {number: row_hash for number, row_hash in source.rows(table, ranges) if number not in rejected}
-        here: dict[int, int] = {}
-        twice: list[int] = []
-        for number, row_hash in held.rows(ranges):
-            if number in here:
-                twice.append(number)
-            here[number] = row_hash
+        some = blocks[start : start + 50]
+        rows_there = [row for row in source.rows(table, [ids_of(block) for block in some]) if row[0] not in rejected]
+        rows_here = held.rows(some)
+        # What tells blocks apart must be among their rows.
+        for rows, summary, side in zip((rows_there, rows_here), summaries, ("source", "target"), strict=True):
+            counted = [summary.blocks.get(block, (0, 0)) for block in some]
+            if [sum(column) for column in zip(*counted, strict=True)] != [len(rows), sum(h for _, h in rows)]:
+                report.differences.append(
+                    f"{side}: rows of ids {ids_of(some[0])[0]} to {ids_of(some[-1])[1]} were summed up otherwise than read: report this bug"
+                )
+        there = dict(rows_there)
+        here = dict(rows_here)
+        twice = sorted(number for number, times in Counter(number for number, _ in rows_here).items() if times > 1)
         alone = here.keys() - there.keys() - rejected
         report.missing_at_source += len(alone & missing)
         report.deleted_since += len(alone - missing)
+        strangers = source.strangers(table, alone, set(here), missing)
+        if strangers:
+            report.differences.append(f"rows are here that the source never had: id {_listed(strangers)}")
         differing = sorted(number for number in there if here.get(number) != there[number])
         report.migrated -= len(differing)
         changed = source.changed(table, differing) if differing else set()
@@ -234,12 +247,16 @@ def _compare_rows(
             left = _not_held_elsewhere(source, held, left, report)
         unexplained += len(left)
         if twice:
-            report.differences.append(f"legacy rows are there more than once: id {', '.join(map(str, twice[:NAMED]))}")
+            report.differences.append(f"legacy rows are there more than once: id {_listed(twice)}")
         if left and len(report.differences) < NAMED:
             report.differences += _name_rows(source, held, table, left[: NAMED - len(report.differences)])
     if unexplained > NAMED:
         report.differences.append(f"{unexplained} rows of {bot.bot_id} differ in all")
     return unexplained
+
+
+def _listed(ids: Sequence[int]) -> str:
+    return ", ".join(map(str, ids[:NAMED])) + (f" and {len(ids) - NAMED} more" if len(ids) > NAMED else "")
 
 
 def _name_rows(source: Source, held: Held, table: str, ids: Sequence[int]) -> list[str]:
@@ -277,7 +294,10 @@ def _not_held_elsewhere(source: Source, held: Held, ids: Sequence[int], report: 
     names = list(source.columns("market_data"))
     left = []
     types = {"symbol": "text", "interval": "text", "timestamp": "timestamptz"}
-    same = " AND ".join(f't."{c}" IS NOT DISTINCT FROM %({c})s::{types.get(c, "numeric")}' for c in columns)
+    # By the key, in its index.
+    same = " AND ".join(
+        f't."{c}" {"=" if c in types else "IS NOT DISTINCT FROM"} %({c})s::{types.get(c, "numeric")}' for c in columns
+    )
     for number, parts in source.texts("market_data", ids).items():
         row = dict(zip(names, (None if p == "\x01" else p for p in parts), strict=False))
         held.cursor.execute(
@@ -343,6 +363,16 @@ def _check_links(cursor: Cursor, bot: Bot, ran: bool, differences: list[str]) ->
                 " coalesce(s.closing, migration.money(b.initial_capital + s.before + coalesce(s.daily_pnl, 0))))"
                 # A day that is gone at the source no longer counts there.
                 " AND NOT EXISTS (SELECT FROM migration.missing m WHERE m.bot_id = s.bot_id AND m.source_table = 'risk_metrics')"
+                # Nor does one that was migrated before it was rejected.
+                " AND NOT EXISTS (SELECT FROM migration.rejects k JOIN trading.risk_metrics o"
+                " ON o.bot_id = k.bot_id AND o.metadata #>> '{legacy,id}' = k.source_id"
+                " WHERE k.bot_id = s.bot_id AND k.source_table = 'risk_metrics')"
+            )
+            checks["signals whose trade is there do not point to it"] = (
+                "SELECT count(*) FROM trading.signals s JOIN trading.trades t"
+                " ON t.bot_id = s.bot_id AND t.metadata #>> '{legacy,table}' = 'trades'"
+                " AND t.metadata #>> '{legacy,id}' = s.metadata #>> '{legacy,execution_id}'"
+                " WHERE s.bot_id = %(bot)s AND s.metadata ? 'legacy' AND s.execution_trade_id IS DISTINCT FROM t.trade_id"
             )
         if bot.bot_type == "momentum":
             cursor.execute(
@@ -363,9 +393,12 @@ def _check_links(cursor: Cursor, bot: Bot, ran: bool, differences: list[str]) ->
         for table, metadata in ORIGIN.items():
             checks[
                 f"rows of {table} came from nowhere: the bot never ran here, and the migration did not bring them"
-            ] = f"SELECT count(*) FROM {table} WHERE bot_id = %(bot)s AND NOT {metadata} ? 'legacy'"
+            ] = (
+                f"SELECT count(*) FROM {table} WHERE bot_id = %(bot)s AND ({metadata} #>> '{{legacy,table}}' = ANY (%(tables)s)"
+                f" AND {metadata} #>> '{{legacy,id}}' ~ '^-?[0-9]+$') IS NOT TRUE"
+            )
     for text, query in checks.items():
-        cursor.execute(query, {"bot": bot.bot_id, "zone": bot.timezone})
+        cursor.execute(query, {"bot": bot.bot_id, "zone": bot.timezone, "tables": list(SPECS[bot.bot_type])})
         found = one(cursor)[0]
         if found:
             differences.append(f"{found} {text}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cached_property, partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from .progress import Progress
 from .settings import Bot
 from .shortseller_source import ROW_HASH, Snapshot, Table, snapshot
 from .sqlite_pages import Pages
-from .target import BLOCK, BaseRun, Cursor
+from .target import BLOCK_BITS, BaseRun, Cursor
 
 Warn = Callable[[str], None]
 Pair = tuple[str | None, str | None]
@@ -150,6 +152,13 @@ class Source:
         """Those that can have changed since the last merged run."""
         raise NotImplementedError
 
+    def strangers(self, table: str, alone: set[int], held: set[int], missing: set[int]) -> list[int]:
+        """Of rows that are here `alone`, those that the last merged run cannot have met at the source.
+
+        `held` are the ids of all that is here in their blocks, `missing` those that were gone then.
+        """
+        raise NotImplementedError
+
     def open(self, table: str, spec: Spec) -> Iterator[Open]:
         """What is open, in the order of ids."""
         raise NotImplementedError
@@ -159,11 +168,14 @@ class ShortsellerSource(Source):
     separator = "\x1f"
     row_hash = ROW_HASH
 
-    def __init__(self, found: Snapshot, position: dict[str, Any] | None) -> None:
+    def __init__(self, found: Snapshot, run: BaseRun, same_engine: bool) -> None:
         self.found = found
+        self.run = run
+        self.same_engine = same_engine
         self.snapshot_at = found.snapshot_at
         self.tables: dict[str, Table] = {table.name: table for table in found.tables}
-        self.condition = found.position.changed_since(position) or "false"
+        # Where it cannot be told, the next run reads every row.
+        self.condition = found.position.changed_since(run.position) or "true"
 
     def columns(self, table: str) -> Sequence[str]:
         found = self.tables[table]
@@ -203,6 +215,14 @@ class ShortsellerSource(Source):
         )
         return {row[0] for row in self.found.cursor.fetchall()}
 
+    def strangers(self, table: str, alone: set[int], held: set[int], missing: set[int]) -> list[int]:
+        if not self.same_engine or table not in self.run.blocks:
+            return []
+        # It met so many rows in a block: which ones, only the rows themselves could tell.
+        met = self.run.blocks[table]
+        here = Counter(n >> BLOCK_BITS for n in held.union(map(int, self.run.rejected[table])) - missing)
+        return sorted(n for n in alone - missing if here[n >> BLOCK_BITS] > met.get(str(n >> BLOCK_BITS), 0))
+
     def open(self, table: str, spec: Spec) -> Iterator[Open]:
         names = ", ".join(source for source, _ in spec.shown)
         query = f"SELECT id, {names} FROM trading.{table} WHERE {spec.open_at_source} ORDER BY id"
@@ -222,6 +242,7 @@ class MomentumSource(Source):
             for name in momentum_mapping.TABLES
         }
         self._stored_pages = pages
+        self._ranges: dict[str, list[tuple[int, int]] | None] = {}
 
     def columns(self, table: str) -> Sequence[str]:
         return self.mappers[table].target_columns
@@ -276,10 +297,17 @@ class MomentumSource(Source):
         before, now = self._pages
         if before is None:
             return set()
-        ranges = sqlite_pages.changed_ranges(self.copy.path, self.copy.connection, table, before, now)
+        if table not in self._ranges:
+            self._ranges[table] = sqlite_pages.changed_ranges(self.copy.path, self.copy.connection, table, before, now)
+        ranges = self._ranges[table]
         if ranges is None:
             return set(ids)
         return {number for number in ids if any(low <= number <= high for low, high in ranges)}
+
+    def strangers(self, table: str, alone: set[int], held: set[int], missing: set[int]) -> list[int]:
+        # A row that was deleted since lay in a page that has changed.
+        lone = alone - missing
+        return sorted(lone - self.changed(table, list(lone))) if self._pages[0] else []
 
     @cached_property
     def _pages(self) -> tuple[Pages | None, Pages | None]:
@@ -289,6 +317,8 @@ class MomentumSource(Source):
     def open(self, table: str, spec: Spec) -> Iterator[Open]:
         names = ", ".join(source for source, _ in spec.shown)
         query = f"SELECT id, {names} FROM {table} WHERE {spec.open_at_source} ORDER BY id"
+        # A row that is not UTF-8 is rejected, and must not stop the others.
+        self.copy.connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
         for number, symbol, size in self.copy.connection.execute(query):
             with suppress(values.Unmappable):
                 yield number, symbol, Decimal(values.number(size, values.MONEY).text)
@@ -299,7 +329,7 @@ def open_source(cursor: Cursor, bot: Bot, run: BaseRun, password: str | None, wa
     """The bot's live source, after its last merged run. Raises SourceError."""
     if bot.bot_type == "shortseller":
         with snapshot(bot, warn, password) as found:
-            yield ShortsellerSource(found, run.position)
+            yield ShortsellerSource(found, run, run.engine == bot.engine())
     else:
         path = bot.legacy.get("sqlite_path")
         if not path:
@@ -317,12 +347,13 @@ def _summary_of(found: Converted, columns: Sequence[str], spec: Spec, rejected: 
         found = found.without(rejected)
     blocks: dict[int, list[int]] = {}
     for number, row_hash in zip(found.ids, found.hashes, strict=True):
-        blocks.setdefault(number // BLOCK, []).append(row_hash)
+        blocks.setdefault(number >> BLOCK_BITS, []).append(row_hash)
     summary.blocks = {block: (len(hashes), sum(hashes)) for block, hashes in blocks.items()}
     for reject in found.rejects:
         if reject.source_id not in rejected:
-            rows, total = summary.blocks.get(reject.source_id // BLOCK, (0, 0))
-            summary.blocks[reject.source_id // BLOCK] = (rows + 1, total)
+            block = reject.source_id >> BLOCK_BITS
+            rows, total = summary.blocks.get(block, (0, 0))
+            summary.blocks[block] = (rows + 1, total)
     cells = [line.split(b"\t") for line in found.lines]
     for name in spec.sums:
         at = columns.index(name)
@@ -382,7 +413,7 @@ def summarize(
     parts += [f'{f}("{c}")::text' for c in times.values() for f in ("min", "max")]
     columns = "".join(f", {part}" for part in parts)
     cursor.execute(
-        f"SELECT {number} / {BLOCK}, count(*), coalesce(sum({hashed}), 0){columns} FROM {table} {condition} GROUP BY 1",
+        f"SELECT {number} >> {BLOCK_BITS}, count(*), coalesce(sum({hashed}), 0){columns} FROM {table} {condition} GROUP BY 1",
         parameters or None,
     )
     found = Summary(sums=dict.fromkeys(sums, Decimal(0)))

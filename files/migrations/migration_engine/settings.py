@@ -35,7 +35,11 @@ class Bot:
                 [self.bot_id, self.timezone, self.legacy, self.exchange, self.initial_capital], sort_keys=True
             ).encode()
         )
-        for path in sorted([*DIRECTORY.glob("lib/*"), *DIRECTORY.glob("migration_engine/*.py")]):
+        steps = (
+            DIRECTORY / name
+            for name in ("stage_shortseller.py", "migrate_momentum_sqlite_to_postgres.py", "legacy_schema.json")
+        )
+        for path in sorted([*DIRECTORY.glob("lib/*"), *DIRECTORY.glob("migration_engine/*.py"), *steps]):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
         return digest.hexdigest()

@@ -19,7 +19,7 @@ from .errors import MigrationError, SourceError
 from .parallel import wide_pipe
 from .progress import Progress
 from .settings import Bot, legacy_tables
-from .target import BLOCK, Cursor, one
+from .target import BLOCK_BITS, Cursor, ids_of, one
 
 SCHEMA = "trading"
 # The hash of a canonical text {} on either server: migration.hash_sql.
@@ -150,16 +150,30 @@ class Table:
         )
 
     def extra_sql(self) -> str:
-        """Unknown columns as one JSON object."""
-        pairs = ", ".join(f"{_literal(c)}, {_quoted(c)}" for c in self.extra)
-        return f"jsonb_strip_nulls(jsonb_build_object({pairs}))" if self.extra else "NULL"
+        """Unknown columns as one JSON object: what is in them, nulls inside JSON too, but no NULL.
+
+        A name that `legacy` has a use for gets an underscore.
+        """
+        taken = {"table", "id", *KEPT[self.name], *self.extra}
+        parts = []
+        for column in self.extra:
+            name = column
+            if name in ("table", "id", *KEPT[self.name]):
+                while name in taken:
+                    name += "_"
+                taken.add(name)
+            value = _quoted(column)
+            parts.append(
+                f"CASE WHEN {value} IS NULL THEN '{{}}' ELSE jsonb_build_object({_literal(name)}, {value}) END"
+            )
+        return f"({' || '.join(parts)})" if parts else "NULL"
 
 
 @dataclass(frozen=True)
 class Position:
     """Where a snapshot stands in the server's history: transactions before `xmin` are in it.
 
-    `server` tells one history from another.
+    `server` tells one history from another, and one definition of the tables.
     """
 
     server: str
@@ -198,14 +212,14 @@ class Snapshot:
     def blocks(self, table: Table, condition: str) -> dict[int, tuple[int, int]]:
         """How many rows there are, and how many meet a condition, by block of ids: one look at each row."""
         self.cursor.execute(
-            f"SELECT id / {BLOCK}, count(*), count(*) FILTER (WHERE {condition}) FROM {SCHEMA}.{table.name} GROUP BY 1"
+            f"SELECT id >> {BLOCK_BITS}, count(*), count(*) FILTER (WHERE {condition}) FROM {SCHEMA}.{table.name} GROUP BY 1"
         )
         return {block: (rows, met) for block, rows, met in self.cursor.fetchall()}
 
     def absent(self, table: Table, blocks: Iterable[int]) -> Iterator[int]:
         """Ids of blocks that a table does not have."""
         for block in blocks:
-            first, last = block * BLOCK, block * BLOCK + BLOCK - 1
+            first, last = ids_of(block)
             self.cursor.execute(f"SELECT id FROM {SCHEMA}.{table.name} WHERE id BETWEEN {first} AND {last}")
             present = {row[0] for row in self.cursor.fetchall()}
             yield from (number for number in range(first, last + 1) if number not in present)
@@ -280,14 +294,23 @@ def snapshot(bot: Bot, warn: Callable[[str], None], password: str | None = None)
     try:
         connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
         with connection.cursor() as cursor:
+            names = ", ".join(_literal(f"{SCHEMA}.{name}") for name in legacy_tables("shortseller"))
             # The clock first: the snapshot is taken by the statement after it.
             cursor.execute("SELECT clock_timestamp()")
             snapshot_at = one(cursor)[0]
             connection.rollback()
             cursor.execute(
                 # A copy of a database keeps the transactions of its rows, and is another one.
+                # Rows are not written again either where their table gets or loses a column,
+                # or is another one now.
                 "SELECT concat_ws('/', system_identifier, timeline_id,"
-                " (SELECT oid FROM pg_database WHERE datname = current_database())), txid_snapshot_xmin(now), txid_snapshot_xmax(now)"
+                " (SELECT oid FROM pg_database WHERE datname = current_database()),"
+                f" (WITH RECURSIVE tables (oid) AS (SELECT to_regclass(name)::oid FROM unnest(ARRAY[{names}]) AS name"
+                " UNION SELECT inhrelid FROM pg_inherits JOIN tables ON inhparent = oid)"
+                " SELECT md5(string_agg(concat_ws(' ', attrelid::bigint, attnum, attname, atttypid::bigint, atttypmod,"
+                " to_jsonb(a) -> 'attmissingval'), E'\\n' ORDER BY attrelid, attnum))"
+                " FROM pg_attribute a JOIN tables ON attrelid = oid WHERE attnum > 0 AND NOT attisdropped)),"
+                " txid_snapshot_xmin(now), txid_snapshot_xmax(now)"
                 " FROM pg_control_system(), pg_control_checkpoint(), txid_current_snapshot() AS now"
             )
             position = Position(*one(cursor))

@@ -21,8 +21,8 @@ from .errors import MigrationError, RejectsError, TargetError, UsageError
 from .settings import DIRECTORY, Bots
 from .sqlite_pages import Pages
 
-# Rows are counted and compared by so many ids.
-BLOCK = 1000
+# Rows are counted and compared by 1024 ids: a shift rounds down, below zero too, here and in SQL.
+BLOCK_BITS = 10
 Connection: TypeAlias = psycopg2.extensions.connection
 Cursor: TypeAlias = psycopg2.extensions.cursor
 
@@ -113,8 +113,8 @@ def prepare(cursor: Cursor, bot_type: str) -> None:
 class BaseRun:
     """The last merged run of a bot: what the next one builds upon.
 
-    The dictionaries but `position` are by source table, `blocks` by number of a
-    thousand ids below that; `highest` is the highest id ever seen.
+    The dictionaries but `position` are by source table, `blocks` by number of
+    a block below that; `highest` is the highest id ever seen.
     """
 
     run_id: int
@@ -235,11 +235,16 @@ def is_first(cursor: Cursor, bot_type: str, table: str, bot_id: str) -> bool:
 def new_by_block(cursor: Cursor, bot_type: str, table: str, bot_id: str, known: Sequence[str]) -> dict[int, int]:
     """How many rows of a source table are new to the run that is built upon, by block of ids; it rejected `known`."""
     cursor.execute(
-        "SELECT n.id / %s, count(*) FROM (SELECT m FROM migration.mappings m WHERE bot_type = %s AND source_table = %s"
+        "SELECT n.id >> %s, count(*) FROM (SELECT m FROM migration.mappings m WHERE bot_type = %s AND source_table = %s"
         " ORDER BY step LIMIT 1) AS first, migration.new_ids(first.m, %s, %s::text[]) AS n (id) GROUP BY 1",
-        (BLOCK, bot_type, table, bot_id, list(known)),
+        (BLOCK_BITS, bot_type, table, bot_id, list(known)),
     )
     return dict(cursor.fetchall())
+
+
+def ids_of(block: int) -> tuple[int, int]:
+    """First and last id of a block."""
+    return block << BLOCK_BITS, (block + 1 << BLOCK_BITS) - 1
 
 
 def note_gone(cursor: Cursor, bot_id: str, table: str, ids: Iterable[int]) -> None:
