@@ -19,20 +19,6 @@ def table(result: dict[str, Any], name: str) -> dict[str, Any]:
     return next(t for t in result["bots"][0]["tables"] if t["target_table"] == name)
 
 
-def test_ids_must_be_the_primary_key(target: Target, momentum: Momentum) -> None:
-    """As where the table was made anew from a query: the next row of the bot has no id."""
-    momentum.trade(trade_id="one")
-    momentum.connection.execute("CREATE TABLE made AS SELECT * FROM trades")
-    momentum.connection.execute("DROP TABLE trades")
-    momentum.connection.execute("ALTER TABLE made RENAME TO trades")
-    momentum.connection.commit()
-    target.sql("003_register_momentum_bot.sql")
-    done = target.python(SCRIPT)
-    assert done.returncode == 4
-    assert "lacks the primary key of trades (id INTEGER PRIMARY KEY)" in done.stderr
-    assert target.value("SELECT count(*) FROM trading.trades") == 0
-
-
 def test_trade(target: Target, momentum: Momentum) -> None:
     target.bot("momentum_001")["timezone"] = "Europe/Berlin"
     momentum.trade(
@@ -324,6 +310,28 @@ def _lacks_table(momentum: Momentum) -> None:
     momentum.connection.execute("DROP TABLE risk_events")
 
 
+def _made_anew(momentum: Momentum) -> None:
+    """From a query, which knows no keys: the next row of the bot has no id."""
+    momentum.connection.executescript(
+        "CREATE TABLE made AS SELECT * FROM trades; DROP TABLE trades; ALTER TABLE made RENAME TO trades"
+    )
+
+
+def _in_mid_transaction(momentum: Momentum) -> None:
+    """As its bot leaves it when the machine goes down."""
+    journal = momentum.path.with_name(momentum.path.name + "-journal")
+    momentum.connection.execute("PRAGMA cache_size = 1")
+    momentum.connection.executemany(
+        "INSERT INTO system_events (event_time, event_type, event_level, message) VALUES ('2025-06-01', 'T', 'INFO', ?)",
+        [("x" * 900,) for _ in range(200)],
+    )
+    left = {path: path.read_bytes() for path in (momentum.path, journal)}
+    momentum.connection.rollback()
+    momentum.connection.close()
+    for path, content in left.items():
+        path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -336,6 +344,8 @@ def _lacks_table(momentum: Momentum) -> None:
         (_locked, "was locked for 5 seconds"),
         (_lacks_column, "lacks column trades.pnl_usd"),
         (_lacks_table, "lacks table risk_events"),
+        (_made_anew, "lacks the primary key of trades (id INTEGER PRIMARY KEY)"),
+        (_in_mid_transaction, "was left in the middle of a transaction (trading.db-journal): start its bot once"),
     ],
 )
 def test_unusable_file(target: Target, momentum: Momentum, damage: Any, message: str) -> None:

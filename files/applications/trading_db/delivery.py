@@ -294,6 +294,7 @@ class Delivery(threading.Thread):
                     "audit.system_events", self._settings.bot_id, {**event, "message": text, "details": details}
                 )
                 self._outbox.append(NOTICE, encode([notice]))
+        self._note_no_trouble()
         self._arrive(entry.sequence, in_file=False)
 
     def _arrive(self, position: int, in_file: bool = True) -> None:

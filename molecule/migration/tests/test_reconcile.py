@@ -53,6 +53,14 @@ def test_second_run_and_dry_run_change_nothing(play: Any, state: Any) -> None:
         assert state() == before
 
 
+def test_a_bot_that_the_host_does_not_know_is_named(play: Any) -> None:
+    run = play(RECONCILE, "-e", json.dumps({"reconciliation_bots": ["momentum_001", "late_001"]}))
+    assert run.code != 0
+    assert "late_001: in the inventory, but not in" in run.text
+    assert "Nothing was compared. Run playbooks/phase2_data_migration.yml." in run.text
+    assert run.changed == frozenset()
+
+
 def test_a_tampered_amount_is_named(host: Any, play: Any, psql: Any) -> None:
     superuser = "docker exec trading_postgres psql -XAtq -U postgres -d trading_db -c %s"
     legacy_id, price = psql(
