@@ -395,3 +395,19 @@ def test_private_copy_is_private_and_removed(
         assert copy.count("trades") == 0
         assert isinstance(copy.connection, sqlite3.Connection)
     assert list(folder.iterdir()) == []
+
+
+def test_an_open_trade_that_is_not_utf_8_stops_no_reconciliation(target: Target, momentum: Momentum) -> None:
+    """With so many rows that other processes read them."""
+    target.bots = [bot for bot in target.bots if bot["bot_type"] == "momentum"]
+    momentum.trade(symbol="spoilt")
+    momentum.connection.execute(
+        "WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 50000)"
+        " INSERT INTO trades (mode, symbol, side, entry_time, entry_price, exit_time, quantity, position_size_usd)"
+        " SELECT 'live', 'X', 'Buy', '2025-06-01 10:00:00', 1, '2025-06-01 11:00:00', 1, 1 FROM n"
+    )
+    momentum.connection.execute("UPDATE trades SET symbol = CAST(X'ff' AS TEXT) WHERE symbol = 'spoilt'")
+    momentum.connection.commit()
+    target.migrate_momentum("--accept-rejects", "1")
+    (bot,) = target.script("reconcile.py")["bots"]
+    assert [t["rejected"] for t in bot["tables"] if t["source_table"] == "trades"] == [1]
