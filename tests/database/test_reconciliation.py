@@ -292,10 +292,9 @@ TAMPERINGS = [
             "INSERT INTO trading.trades (trade_id, bot_id, symbol, side, quantity, entry_price, entry_time, metadata)"
             " SELECT 'copy', bot_id, symbol, side, quantity, entry_price, entry_time, jsonb_set(metadata, '{legacy,id}', '777')"
             f" FROM trading.trades WHERE bot_id = '{bot_id}' AND metadata #>> '{{legacy,id}}' = '1'",
-            f"{bot_id}: trades: rows are here that the source never had: id {named}",
+            f"{bot_id}: trades: rows are here that the source never had, among id 777",
         )
-        # Which rows of a block the Shortseller had, nobody remembers: those that are here alone are named.
-        for bot_id, named in (("shortseller_001", "777"), ("momentum_001", "777"))
+        for bot_id in ("shortseller_001", "momentum_001")
     ),
     (
         "INSERT INTO trading.signals (signal_id, bot_id, symbol, signal_type, metadata)"

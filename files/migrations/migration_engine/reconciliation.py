@@ -232,7 +232,7 @@ def _compare_rows(
         report.deleted_since += len(alone - missing)
         strangers = source.strangers(table, alone, set(here), missing)
         if strangers:
-            report.differences.append(f"rows are here that the source never had: id {_listed(strangers)}")
+            report.differences.append(f"rows are here that the source never had, among id {_listed(strangers)}")
         differing = sorted(number for number in there if here.get(number) != there[number])
         report.migrated -= len(differing)
         changed = source.changed(table, differing) if differing else set()

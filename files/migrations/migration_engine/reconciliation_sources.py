@@ -153,7 +153,7 @@ class Source:
         raise NotImplementedError
 
     def strangers(self, table: str, alone: set[int], held: set[int], missing: set[int]) -> list[int]:
-        """Of rows that are here `alone`, those that the last merged run cannot have met at the source.
+        """Rows that are here `alone`, not all of which the last merged run can have met at the source.
 
         `held` are the ids of all that is here in their blocks, `missing` those that were gone then.
         """
