@@ -307,9 +307,9 @@ def snapshot(bot: Bot, warn: Callable[[str], None], password: str | None = None)
                 " (SELECT oid FROM pg_database WHERE datname = current_database()),"
                 f" (WITH RECURSIVE tables (oid) AS (SELECT to_regclass(name)::oid FROM unnest(ARRAY[{names}]) AS name"
                 " UNION SELECT inhrelid FROM pg_inherits JOIN tables ON inhparent = oid)"
-                " SELECT md5(string_agg(concat_ws(' ', attrelid::bigint, attnum, attname, atttypid::bigint, atttypmod,"
-                " to_jsonb(a) -> 'attmissingval'), E'\\n' ORDER BY attrelid, attnum))"
-                " FROM pg_attribute a JOIN tables ON attrelid = oid WHERE attnum > 0 AND NOT attisdropped)),"
+                " SELECT md5(string_agg(concat_ws(' ', attrelid::bigint, attnum, attname, atttypid::bigint, atttypmod),"
+                " E'\\n' ORDER BY attrelid, attnum))"
+                " FROM pg_attribute JOIN tables ON attrelid = oid WHERE attnum > 0 AND NOT attisdropped)),"
                 " txid_snapshot_xmin(now), txid_snapshot_xmax(now)"
                 " FROM pg_control_system(), pg_control_checkpoint(), txid_current_snapshot() AS now"
             )
