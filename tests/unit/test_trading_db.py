@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "files/applications"))
-from trading_db import Refused, Settings, TradingDBError, values
+from trading_db import Refused, Settings, TradingDBError, legacy_values, values
 from trading_db.columns import convert
 from trading_db.outbox import Operation, Outbox, decode, encode, listed
 
@@ -278,3 +278,8 @@ def test_dates() -> None:
     assert values.day("x", "2026-05-04") == values.day("x", date(2026, 5, 4)) == date(2026, 5, 4)
     with pytest.raises(Refused, match="expected a date"):
         values.day("x", "4.5.2026")
+
+
+@pytest.mark.parametrize("value", [-2.6e-20, Decimal("-0.000000004"), Decimal("-0"), -0.0])
+def test_a_legacy_zero_has_no_sign(value: float | Decimal) -> None:
+    assert str(legacy_values.decimal(value)) == "0E-8"

@@ -227,7 +227,8 @@ def rounded(value: Decimal, places: int, rounding: str) -> Decimal | None:
     if value.is_finite() and value.adjusted() <= WHOLE[places]:
         stored = value.quantize(Decimal(1).scaleb(-places), rounding, _EXACT)
         if stored.adjusted() < WHOLE[places]:
-            return stored
+            # NUMERIC knows no zero below zero.
+            return stored or stored.copy_abs()
     return None
 
 
